@@ -1,0 +1,1 @@
+"""filmstrip: Video-LLaVA from scratch in PyTorch."""

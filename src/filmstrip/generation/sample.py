@@ -1,0 +1,62 @@
+"""How the next token is chosen from the logits. Filters and their order follow transformers."""
+
+from collections.abc import Sequence
+
+import torch
+
+from filmstrip.config import SamplingConfig
+from filmstrip.shapes import Bool, Float, Int, Tensor
+
+
+def sample_tokens(
+    logits_BW: Float[Tensor, "B W"],
+    sampling: SamplingConfig,
+    seen_BW: Bool[Tensor, "B W"],
+    generators: Sequence[torch.Generator],
+) -> Int[Tensor, "B"]:
+    """One token per row: the best (temperature 0), or a draw from the filtered distribution.
+
+    `seen_BW` marks the tokens of each row's prompt and answer, for the repetition penalty. Each row draws from its
+    own generator, so a row's tokens do not depend on its neighbours.
+    """
+    logits_BW = logits_BW.float()
+    if sampling.repetition_penalty != 1.0:
+        logits_BW = penalise_repetition(logits_BW, seen_BW, sampling.repetition_penalty)
+    if sampling.temperature == 0.0:
+        return logits_BW.argmax(dim=-1)
+    probabilities_BW = filter_logits(logits_BW / sampling.temperature, sampling).softmax(dim=-1)
+    draws = [
+        torch.multinomial(row_W, 1, generator=generator)
+        for row_W, generator in zip(probabilities_BW, generators, strict=True)
+    ]
+    return torch.cat(draws)
+
+
+def penalise_repetition(
+    logits_BW: Float[Tensor, "B W"], seen_BW: Bool[Tensor, "B W"], penalty: float
+) -> Float[Tensor, "B W"]:
+    """Divide positive and multiply negative logits of tokens already present (Keskar et al. 2019)."""
+    penalised_BW = torch.where(logits_BW > 0, logits_BW / penalty, logits_BW * penalty)
+    return torch.where(seen_BW, penalised_BW, logits_BW)
+
+
+def filter_logits(logits_BW: Float[Tensor, "B W"], sampling: SamplingConfig) -> Float[Tensor, "B W"]:
+    """Set to -inf what top-k, top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024) exclude, in that order.
+
+    The most likely token always stays.
+    """
+    if 0 < sampling.top_k < logits_BW.shape[-1]:
+        least_B1 = logits_BW.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits_BW = logits_BW.masked_fill(logits_BW < least_B1, -torch.inf)
+    if sampling.top_p < 1.0:
+        sorted_BW, order_BW = logits_BW.sort(dim=-1, descending=True)
+        mass_before_BW = sorted_BW.softmax(dim=-1).cumsum(dim=-1) - sorted_BW.softmax(dim=-1)
+        drop_sorted_BW = mass_before_BW >= sampling.top_p
+        drop_sorted_BW[:, 0] = False
+        drop_BW = torch.zeros_like(drop_sorted_BW).scatter(-1, order_BW, drop_sorted_BW)
+        logits_BW = logits_BW.masked_fill(drop_BW, -torch.inf)
+    if sampling.min_p > 0.0:
+        probabilities_BW = logits_BW.softmax(dim=-1)
+        least_B1 = sampling.min_p * probabilities_BW.amax(dim=-1, keepdim=True)
+        logits_BW = logits_BW.masked_fill(probabilities_BW < least_B1, -torch.inf)
+    return logits_BW

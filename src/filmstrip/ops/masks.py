@@ -1,0 +1,51 @@
+"""The only place where causality and padding are decided.
+
+A query in slot t may read key slot s when `s <= t` (causality) and slot s holds a real token (padding). PyTorch's
+attention kernel has a fast path for plain causality, `is_causal`, which is wrong when there are fewer queries than
+keys (it aligns to the upper left) and must not be combined with a mask, so this module picks one or the other.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from filmstrip.shapes import Bool, Int, Tensor
+
+
+@dataclass(frozen=True)
+class AttentionMask:
+    """What attention may read: `keep_BTS` True where it may, or `is_causal`, or neither (everything)."""
+
+    keep_BTS: Bool[Tensor, "B T S"] | None = None
+    is_causal: bool = False
+
+
+def causal_mask(
+    attention_mask_BS: Int[Tensor, "B S"] | None, num_queries: int, num_keys: int, device: torch.device
+) -> AttentionMask:
+    """Mask for `num_queries` new tokens at the end of `num_keys` slots.
+
+    `attention_mask_BS` is 1 for real tokens and 0 for padding, over all slots; None means no padding. A padding
+    token reads itself, so that its row is never empty (an empty softmax is NaN); nothing reads it.
+    """
+    if attention_mask_BS is None:
+        if num_queries == 1:
+            return AttentionMask()
+        if num_queries == num_keys:
+            return AttentionMask(is_causal=True)
+    slots_S = torch.arange(num_keys, device=device)
+    slots_T = slots_S[num_keys - num_queries :]
+    causal_TS = slots_S[None, :] <= slots_T[:, None]
+    if attention_mask_BS is None:
+        return AttentionMask(keep_BTS=causal_TS[None])
+    itself_TS = slots_S[None, :] == slots_T[:, None]
+    keep_BTS = (causal_TS & attention_mask_BS[:, None, :].bool()) | itself_TS
+    return AttentionMask(keep_BTS=keep_BTS)
+
+
+def token_positions(attention_mask_BS: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """Position of each token among the real tokens of its row; padding gets 0.
+
+    Left padding therefore does not move a prompt: its first real token is always at position 0.
+    """
+    return (attention_mask_BS.long().cumsum(dim=-1) - 1).clamp(min=0)
