@@ -16,16 +16,12 @@ Sites, in order (`{t}` is `image_tower` or `video_tower`)::
     logits                                                                  (B T W)
 """
 
-from typing import Protocol
+from collections.abc import Callable
 
 from filmstrip.shapes import Tensor
 
-
-class Taps(Protocol):
-    """A function of a site's name and value; its return value replaces the value."""
-
-    def __call__(self, site: str, value: Tensor, /) -> Tensor:
-        """Look at or replace `value`."""
+Taps = Callable[[str, Tensor], Tensor]
+"""A function of a site's name and value; its return value replaces the value."""
 
 
 def tap(taps: Taps | None, site: str, value: Tensor) -> Tensor:
