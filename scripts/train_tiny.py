@@ -1,0 +1,38 @@
+"""Train the embedded model from nothing: python scripts/train_tiny.py runs/tiny
+
+Continues where an earlier run in the same directory stopped. The finished checkpoint is DIRECTORY/checkpoint.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from filmstrip.training.tiny import TinyRecipe, export, make_tokenizer, pretrain_tower, train_language
+
+
+def main(
+    directory: Annotated[Path, typer.Argument(help="Where checkpoints, logs and the result go.")],
+    seed: Annotated[int, typer.Option(help="Decides the weights and every clip.")] = 0,
+    tower_minutes: Annotated[float, typer.Option(help="Time for the vision tower.")] = 6,
+    language_minutes: Annotated[float, typer.Option(help="Time for the conversations.")] = 45,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Vision tower, then language model."""
+    torch.set_num_threads(threads)
+    recipe = TinyRecipe(seed=seed)
+    recipe = replace(
+        recipe,
+        tower=replace(recipe.tower, minutes=tower_minutes),
+        language=replace(recipe.language, minutes=language_minutes),
+    )
+    tokenizer = make_tokenizer(directory / "tokenizer", seed)
+    tower = pretrain_tower(recipe, directory / "tower")
+    model = train_language(recipe, tower, tokenizer, directory / "language")
+    export(model, tokenizer, directory / "checkpoint")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,8 @@
+"""The front door: `load` a checkpoint, get an `Assistant`, ask it about images and videos."""
+
+from filmstrip.api.answer import Answer
+from filmstrip.api.assistant import AnswerStream, Assistant
+from filmstrip.api.chat import Chat
+from filmstrip.api.load import load
+
+__all__ = ["Answer", "AnswerStream", "Assistant", "Chat", "load"]

@@ -1,0 +1,134 @@
+"""An answer, and the run card that says how it came about."""
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import torch
+
+from filmstrip.config import Preset, SamplingConfig
+from filmstrip.inputs import token_map
+from filmstrip.inputs.processor import Prompt
+from filmstrip.media.clip import Clip, pixel_hash
+
+StopReason = Literal["eos", "stop_string", "length"]
+
+_RECORDED_PACKAGES = ("filmstrip", "torch", "numpy", "tokenizers", "pillow", "av")
+
+
+@dataclass
+class Timings:
+    """Seconds. `first_token` runs from the question to the first token; `decode` covers the tokens after it."""
+
+    decode_media: float = 0.0
+    vision: float = 0.0
+    prefill: float = 0.0
+    first_token: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What answered: the parts of a run card that are the same for every answer of one loaded model."""
+
+    model: str
+    description: str
+    layout: str
+    weights_hash: str
+    preset: Preset
+    temporal_attention: bool
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer. `token_ids` include the EOS that ended it; `text` does not.
+
+    `run_card` is plain JSON data and enough to tell why another run answered differently. `prefix_reused` counts the
+    prompt tokens that were already in the cache (later turns of a chat).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    stop_reason: StopReason
+    timings: Timings
+    prompt: Prompt = field(repr=False)
+    media: tuple[Clip, ...] = field(repr=False)
+    run_card: dict[str, Any] = field(repr=False)
+    prefix_reused: int = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was unusual about the media or the prompt."""
+        return self.prompt.warnings
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `filmstrip ask --json` prints."""
+        plan = self.prompt.plan
+        return {
+            "answer": self.text,
+            "model": self.run_card["model"],
+            "preset": self.run_card["preset"]["name"],
+            "media": [media_entry(clip) for clip in self.media],
+            "prompt_tokens": len(plan.input_ids),
+            "visual_tokens": plan.visual_tokens,
+            "generated_tokens": len(self.token_ids),
+            "prefix_reused": self.prefix_reused,
+            "token_ids": list(self.token_ids),
+            "stop_reason": self.stop_reason,
+            "timings": asdict(self.timings),
+            "warnings": list(self.warnings),
+            "run_card": self.run_card,
+        }
+
+
+def media_entry(clip: Clip) -> dict[str, Any]:
+    """One medium as the JSON shows it."""
+    frames = [{"index": index, "time": time} for index, time in zip(clip.indices, clip.times, strict=True)]
+    return {"path": clip.path, "kind": clip.kind, "frames": frames, "total_frames": clip.total_frames}
+
+
+def make_run_card(
+    origin: Origin, prompt: Prompt, media: Sequence[Clip], sampling: SamplingConfig, frame_sampler: str
+) -> dict[str, Any]:
+    """Everything that decides an answer, from the weights to the versions, as plain JSON data.
+
+    `frames_sha256` is over the decoded frames, `pixels_sha256` over what the towers read.
+    """
+    pixels = {"image": iter(prompt.pixels_images), "video": iter(prompt.pixels_videos)}
+    return {
+        "model": origin.model,
+        "description": origin.description,
+        "layout": origin.layout,
+        "weights_hash": origin.weights_hash,
+        "preset": asdict(origin.preset) | {"frame_sampler": frame_sampler},
+        "temporal_attention": origin.temporal_attention,
+        "dtype": origin.dtype,
+        "device": origin.device,
+        "media": [
+            media_entry(clip)
+            | {
+                "frames_sha256": pixel_hash(clip.frames),
+                "pixels_sha256": hashlib.sha256(next(pixels[clip.kind]).numpy().tobytes()).hexdigest(),
+            }
+            for clip in media
+        ],
+        "prompt": prompt.rendered.text,
+        "token_map": token_map.to_dict(prompt.plan),
+        "sampling": asdict(sampling),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _RECORDED_PACKAGES:
+        try:
+            found[name] = torch.__version__ if name == "torch" else version(name)
+        except PackageNotFoundError:  # a source tree on the path that was never installed
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,82 @@
+"""A conversation about media. What the model has read once, it does not read again."""
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+from filmstrip.api.answer import Answer
+from filmstrip.api.assistant import AnswerStream, Assistant, conversation
+from filmstrip.cache import KVCache
+from filmstrip.generation.step import new_cache
+from filmstrip.inputs.processor import Prompt
+from filmstrip.media.clip import Clip
+from filmstrip.media.sample import FrameSelection
+from filmstrip.text.prompt import Turn, user_turn
+
+
+class Chat:
+    """Turns of one conversation, and the cache of everything the model has read so far.
+
+    Each turn's prompt is planned whole. The part of it that the cache holds, token for token, is kept; the rest is
+    read. So the result is that of the whole prompt, whatever the tokenizer makes of the previous answer's text.
+    """
+
+    def __init__(
+        self, assistant: Assistant, clips: Sequence[Clip], system: str | None, selection: FrameSelection
+    ) -> None:
+        self.assistant, self.clips, self.selection = assistant, tuple(clips), selection
+        self.turns: list[Turn] = conversation(system, [])
+        self._cache: KVCache | None = None
+        self._cached_ids: tuple[int, ...] = ()
+
+    def say(self, text: str, **sampling: Any) -> Answer:
+        """Say something and get the whole answer; both become part of the conversation."""
+        for _ in self.stream(text, **sampling):
+            pass
+        return self.last
+
+    def stream(self, text: str, **sampling: Any) -> Iterator[str]:
+        """Say something and get the answer piece by piece; `last` is the answer once it has ended.
+
+        Abandoned before the end, the turn does not become part of the conversation. Bad input raises at once.
+        """
+        started = perf_counter()
+        turns = [*self.turns, user_turn(text, () if self._spoken else [clip.kind for clip in self.clips])]
+        request = self.assistant.prepare(self.clips, turns, sampling, self.selection)
+        cache = self._reuse(request.prompt, request.sampling.max_new_tokens)
+        request.timings.decode_media = perf_counter() - started
+        return self._follow(AnswerStream(self.assistant, request, cache), turns)
+
+    @property
+    def last(self) -> Answer:
+        """The latest answer."""
+        return self._last
+
+    @property
+    def _spoken(self) -> bool:
+        return any(turn.role == "user" for turn in self.turns)
+
+    def _follow(self, stream: AnswerStream, turns: list[Turn]) -> Iterator[str]:
+        try:
+            yield from stream
+        finally:
+            ids = (*stream.request.prompt.plan.input_ids, *stream.text.token_ids)
+            self._cached_ids = ids[: stream.cache.length]
+        self._last = stream.answer
+        self.turns = [*turns, Turn("assistant", self._last.text)]
+
+    def _reuse(self, prompt: Prompt, max_new_tokens: int) -> KVCache:
+        """The cache, cut back to what it shares with `prompt` and with room for the rest."""
+        ids = prompt.plan.input_ids
+        needed = len(ids) + max_new_tokens
+        if self._cache is None:
+            self._cache = new_cache(self.assistant.model, 1, needed)
+        shared = 0
+        for old, new in zip(self._cached_ids, ids[:-1], strict=False):  # at least one token must be read
+            if old != new:
+                break
+            shared += 1
+        last_visual = max((span.end for span in prompt.plan.spans if span.kind is not None), default=0)
+        self._cache.truncate(shared if shared >= last_visual else 0)
+        self._cache.reserve(needed)
+        return self._cache

@@ -1,0 +1,1 @@
+"""Checkpoint directories: read, load, export. The only part that knows key names on disk."""

@@ -1,0 +1,105 @@
+"""`ModelConfig` to the `config.json` that transformers loads: the inverse of `hf_config`."""
+
+from dataclasses import replace
+from typing import Any
+
+from filmstrip.checkpoint.defaults import GenerationDefaults
+from filmstrip.checkpoint.hf_config import ARCHITECTURE, MODEL_TYPE, Extras
+from filmstrip.config import ModelConfig, RopeConfig, TextConfig, VisionConfig
+from filmstrip.config.checks import require
+
+
+def config_values(
+    model: ModelConfig,
+    *,
+    generation: GenerationDefaults,
+    dtype: str,
+    trained_frames: int = 8,
+    preset: str | None = None,
+) -> dict[str, Any]:
+    """The content of `config.json`; `dtype` is torch's name for it (`float32`).
+
+    Spelt the way transformers 4.41 and all later ones read. Raises `ConfigError` for a model that the format cannot
+    describe: two towers of different configurations, or an aggregation that drops or merges frames.
+    """
+    video = model.video_tower
+    plain = replace(video, temporal_attention=False, temporal_frames=model.image_tower.temporal_frames)
+    same = model.image_tower in (plain, video)
+    require(same, "config.json has one vision_config; an image and a video tower that differ cannot be written")
+    require(model.aggregation == "keep-all", f"config.json cannot describe the aggregation {model.aggregation!r}")
+    extras = Extras(
+        temporal_attention=video.temporal_attention,
+        temporal_frames=video.temporal_frames,
+        shared_towers=model.shared_towers,
+        trained_frames=trained_frames,
+        preset=preset,
+    )
+    layers = model.select_layers
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": MODEL_TYPE,
+        "torch_dtype": dtype,
+        "image_token_index": model.image_token_id,
+        "video_token_index": model.video_token_id,
+        "pad_token_id": model.pad_token_id,
+        "projector_hidden_act": model.projector.activation,
+        "multimodal_projector_bias": model.projector.bias,
+        "vision_feature_layer": layers[0] if len(layers) == 1 else list(layers),
+        "vision_feature_select_strategy": model.select_strategy,
+        "image_seq_length": model.tokens_per_frame("image"),
+        "video_seq_length": model.tokens_per_frame("video") * trained_frames,
+        "tie_word_embeddings": model.text.tie_embeddings,
+        "text_config": _text_values(model.text, generation),
+        "vision_config": _vision_values(video),
+        "filmstrip": {key: value for key, value in vars(extras).items() if value is not None},
+    }
+
+
+def _text_values(text: TextConfig, generation: GenerationDefaults) -> dict[str, Any]:
+    eos = list(generation.eos_ids)
+    values: dict[str, Any] = {
+        "model_type": "llama",
+        "vocab_size": text.vocab_size,
+        "hidden_size": text.hidden_size,
+        "intermediate_size": text.intermediate_size,
+        "num_hidden_layers": text.num_layers,
+        "num_attention_heads": text.num_heads,
+        "num_key_value_heads": text.num_kv_heads,
+        "head_dim": text.head_dim,
+        "hidden_act": text.activation,
+        "max_position_embeddings": text.max_positions,
+        "rms_norm_eps": text.rms_norm_eps,
+        "attention_bias": text.attention_bias,
+        "mlp_bias": text.mlp_bias,
+        "tie_word_embeddings": text.tie_embeddings,
+        "rope_theta": text.rope.theta,
+        "bos_token_id": generation.bos_id,
+        "eos_token_id": eos[0] if len(eos) == 1 else eos,
+    }
+    if text.rope.scaling != "default":
+        values["rope_scaling"] = _rope_values(text.rope)
+    return values
+
+
+def _rope_values(rope: RopeConfig) -> dict[str, Any]:
+    values: dict[str, Any] = {"rope_type": rope.scaling, "factor": rope.factor}
+    if rope.scaling == "llama3":
+        values["low_freq_factor"] = rope.low_freq_factor
+        values["high_freq_factor"] = rope.high_freq_factor
+        values["original_max_position_embeddings"] = rope.original_max_positions
+    return values
+
+
+def _vision_values(vision: VisionConfig) -> dict[str, Any]:
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_size": vision.hidden_size,
+        "intermediate_size": vision.intermediate_size,
+        "num_hidden_layers": vision.num_layers,
+        "num_attention_heads": vision.num_heads,
+        "num_channels": vision.num_channels,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "hidden_act": vision.activation,
+        "layer_norm_eps": vision.layer_norm_eps,
+    }

@@ -1,0 +1,225 @@
+"""Weights from a checkpoint into a model that was built on `torch.device("meta")`.
+
+Every key is used, left out for a stated reason, or an error; every parameter is filled or named in an error. Tensors
+are taken from the memory map one at a time, converted if asked, and assigned, so that a load needs at most one
+tensor more than the model itself.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from filmstrip.checkpoint.digest import WeightsDigest
+from filmstrip.checkpoint.files import TensorReader
+from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
+from filmstrip.checkpoint.read import Checkpoint, describe
+from filmstrip.checkpoint.rules import Drop, Mapped
+from filmstrip.errors import CheckpointError
+from filmstrip.models.video_llava import VideoLlava
+from filmstrip.shapes import Tensor
+
+TEMPORAL = ".temporal."
+WITHOUT_TEMPORAL = "the model is built without temporal attention"
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A tensor of the checkpoint that is not in the model, and why."""
+
+    key: str
+    why: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded, what was not, and what the result is.
+
+    `parameters` counts weights of the model once, shared ones too. `weights_hash` is described in `digest`.
+    """
+
+    description: str
+    layout: str
+    dtype_on_disk: str
+    dtype: str
+    parameters: int
+    used: int
+    ignored: tuple[Ignored, ...]
+    weights_hash: str
+    warnings: tuple[str, ...]
+
+    @property
+    def dropped_temporal_parameters(self) -> int:
+        """Weights of temporal attention that the checkpoint has and the model does not use."""
+        return sum(item.parameters for item in self.ignored if item.why == WITHOUT_TEMPORAL)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Number of tensors left out, by reason."""
+        counts: dict[str, int] = defaultdict(int)
+        for item in self.ignored:
+            counts[item.why] += 1
+        return dict(counts)
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """One parameter of the model under all its names: tied weights and shared towers have several."""
+
+    names: tuple[str, ...]
+    value: nn.Parameter
+
+
+def load_weights(
+    model: VideoLlava,
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> LoadReport:
+    """Fill `model` with the checkpoint's weights, in `dtype` (None: as stored) on `device`.
+
+    Temporal attention that the checkpoint has and `model.config` has not is left out and counted. A tied head or a
+    shared tower may be stored once, or again with the same values. Raises `CheckpointError`, one line, for missing
+    or unexpected keys, shapes that differ, copies that disagree, and files that cannot be read.
+    """
+    parameters = _parameters(model)
+    sources, ignored = _plan(parameters, checkpoint)
+    infos = {key: checkpoint.files.tensors[key] for keys in sources.values() for key in keys}
+    target, warnings = _target_dtype(infos.values(), dtype, checkpoint)
+    reader = TensorReader(checkpoint.files)
+    digest = WeightsDigest(sum(info.end - info.begin for info in infos.values()))
+    for name in sorted(sources):
+        first, *copies = sources[name]
+        tensor = _read(reader, checkpoint, first)
+        for copy in copies:
+            _require_equal(tensor, _read(reader, checkpoint, copy), first, copy, checkpoint)
+            ignored.append(Ignored(copy, f"the same weights as {first!r}, which the model shares", infos[copy].numel))
+        digest.add(name, infos[first].dtype, tensor)
+        _assign(model, parameters[name], tensor.to(device=device, dtype=target))
+    _require_no_meta(model)
+    on_disk = "/".join(sorted({str(DTYPES[info.dtype]).removeprefix("torch.") for info in infos.values()}))
+    count = sum(parameter.value.numel() for parameter in parameters.values())
+    return LoadReport(
+        description=describe(model.config, checkpoint.layout.title, on_disk, count),
+        layout=checkpoint.layout.name,
+        dtype_on_disk=on_disk,
+        dtype=str(target).removeprefix("torch."),
+        parameters=count,
+        used=len(sources),
+        ignored=tuple(ignored),
+        weights_hash=digest.value(),
+        warnings=checkpoint.warnings + warnings,
+    )
+
+
+def _parameters(model: nn.Module) -> dict[str, _Parameter]:
+    """Every parameter once, under the first of its names."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        names.setdefault(value, []).append(name)
+    return {aliases[0]: _Parameter(tuple(aliases), value) for value, aliases in names.items()}
+
+
+def _plan(parameters: dict[str, _Parameter], checkpoint: Checkpoint) -> tuple[dict[str, list[str]], list[Ignored]]:
+    """Which keys fill which parameter, and which are left out; from names and shapes alone."""
+    owners = {alias: name for name, parameter in parameters.items() for alias in parameter.names}
+    sources: dict[str, list[str]] = defaultdict(list)
+    ignored: list[Ignored] = []
+    unexpected: list[str] = []
+    for key, info in checkpoint.files.tensors.items():
+        mapped = checkpoint.layout.to_canonical(key)
+        if isinstance(mapped, Drop):
+            ignored.append(Ignored(key, mapped.why, info.numel))
+        elif isinstance(mapped, Mapped) and mapped.canonical in owners:
+            parameter = parameters[owners[mapped.canonical]]
+            _require_shape(info, mapped, parameter.value, checkpoint)
+            sources[parameter.names[0]].append(key)
+        elif isinstance(mapped, Mapped) and TEMPORAL in mapped.canonical:
+            ignored.append(Ignored(key, WITHOUT_TEMPORAL, info.numel))
+        else:
+            unexpected.append(key)
+    if unexpected:
+        raise CheckpointError(
+            f"{checkpoint.directory}: {_some(unexpected)} not part of the model that config.json describes"
+        )
+    _require_all(parameters, sources, checkpoint)
+    return {name: sorted(keys, key=len) for name, keys in sources.items()}, ignored
+
+
+def _require_all(parameters: dict[str, _Parameter], sources: Iterable[str], checkpoint: Checkpoint) -> None:
+    missing = sorted(parameters.keys() - set(sources))
+    if not missing:
+        return
+    if all(TEMPORAL in name for name in missing) and checkpoint.temporal_frames is None:
+        raise CheckpointError(
+            f"{checkpoint.directory} has no weights for temporal attention, which the model is built with; "
+            "choose the preset 'transformers' or temporal_attention=False"
+        )
+    keys = [checkpoint.layout.from_canonical(name).disk for name in missing]
+    raise CheckpointError(f"{checkpoint.directory}: {_some(keys)} missing from the checkpoint")
+
+
+def _some(keys: list[str]) -> str:
+    """`1 tensor is`, `3 tensors are`, with the first names."""
+    shown = ", ".join(repr(key) for key in keys[:3]) + (", …" if len(keys) > 3 else "")
+    return f"tensor {shown} is" if len(keys) == 1 else f"{len(keys)} tensors ({shown}) are"
+
+
+def _require_shape(info: TensorInfo, mapped: Mapped, parameter: nn.Parameter, checkpoint: Checkpoint) -> None:
+    if mapped.transform.canonical_shape(info.shape) != tuple(parameter.shape):
+        expected = tuple(mapped.transform.from_canonical(torch.empty_like(parameter, device="meta")).shape)
+        raise CheckpointError(
+            f"{checkpoint.directory}: tensor {info.name!r} has shape {info.shape}, config.json asks for {expected}"
+        )
+    if info.dtype not in WEIGHT_DTYPES:
+        raise CheckpointError(
+            f"{checkpoint.directory}: tensor {info.name!r} is stored as {info.dtype}; "
+            f"supported for weights: {', '.join(WEIGHT_DTYPES)}"
+        )
+
+
+def _target_dtype(
+    infos: Iterable[TensorInfo], dtype: torch.dtype | None, checkpoint: Checkpoint
+) -> tuple[torch.dtype, tuple[str, ...]]:
+    """The dtype of the whole model. As stored, or, where the file mixes several, one that holds them all exactly."""
+    stored = sorted({info.dtype for info in infos})
+    if dtype is not None:
+        return dtype, ()
+    target = DTYPES[stored[0]]
+    for other in stored[1:]:
+        target = torch.promote_types(target, DTYPES[other])
+    if len(stored) == 1:
+        return target, ()
+    return target, (f"{checkpoint.directory} mixes the dtypes {', '.join(stored)}; the model is built in {target}",)
+
+
+def _read(reader: TensorReader, checkpoint: Checkpoint, key: str) -> Tensor:
+    mapped = checkpoint.layout.to_canonical(key)
+    assert isinstance(mapped, Mapped)  # the plan has only such keys
+    return mapped.transform.to_canonical(reader.read(key))
+
+
+def _require_equal(first: Tensor, second: Tensor, first_key: str, second_key: str, checkpoint: Checkpoint) -> None:
+    if first.dtype != second.dtype or not torch.equal(first, second):
+        raise CheckpointError(
+            f"{checkpoint.directory}: {first_key!r} and {second_key!r} differ, "
+            "but config.json makes them one (tied embeddings or shared towers)"
+        )
+
+
+def _assign(model: nn.Module, parameter: _Parameter, tensor: Tensor) -> None:
+    """Put one new parameter in all places of the old one."""
+    value = nn.Parameter(tensor, requires_grad=parameter.value.requires_grad)
+    for name in parameter.names:
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, value)
+
+
+def _require_no_meta(model: nn.Module) -> None:
+    left = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
+    if left:
+        raise CheckpointError(f"the model's {_some(left)} not filled by any checkpoint")

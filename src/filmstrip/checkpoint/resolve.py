@@ -1,0 +1,89 @@
+"""From the name a user gives to a directory on this machine: bundled model, path, or hub id."""
+
+import importlib.resources
+import os
+import re
+from pathlib import Path
+
+from filmstrip.errors import CheckpointError
+
+BUNDLED = ("tiny",)
+# Only what is read here; pickles and code are never fetched.
+ALLOWED_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+IGNORED_FILES = ["*/*"]  # sub-directories: other formats, training states
+CONNECT_SECONDS = 3.0
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+def resolve(name: str | Path) -> Path:
+    """The checkpoint directory that `name` means.
+
+    `tiny` is the bundled model; an existing directory is itself; `owner/name` is downloaded from the Hugging Face hub
+    (safetensors, JSON, templates and tokenizer only) or taken from its cache. Raises `CheckpointError`, one line,
+    when nothing is found; without a network that takes a few seconds at most.
+    """
+    text = str(name)
+    if text in BUNDLED:
+        return _bundled(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    if text and path.is_dir():
+        return path
+    if text and path.exists():
+        raise CheckpointError(f"{path} is a file; a checkpoint is a directory")
+    if isinstance(name, str) and _HUB_ID.fullmatch(text) and ".." not in text:
+        return _download(text)
+    raise CheckpointError(
+        f"no checkpoint {text!r}: not a directory, not a hub id (owner/name), not bundled ({', '.join(BUNDLED)})"
+    )
+
+
+def _bundled(name: str) -> Path:
+    path = Path(str(importlib.resources.files("filmstrip"))) / "assets" / name
+    if not path.is_dir():
+        raise CheckpointError(f"the bundled model {name!r} is missing from this installation ({path})")
+    return path
+
+
+def _download(repo_id: str) -> Path:
+    # Imported here: reading a local checkpoint should not wait for an HTTP client.
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    try:
+        # snapshot_download asks the hub without a time limit; asking first, with one, finds a dead network in seconds.
+        HfApi().model_info(repo_id, timeout=CONNECT_SECONDS)
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{repo_id} is gated: accept its terms on the hub and log in with `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(f"{repo_id} is neither a directory here nor a (public) repository on the hub") from error
+    except Exception as error:  # the client's network errors have other classes in each of its versions
+        return _cached(repo_id, error)
+    try:
+        directory = snapshot_download(
+            repo_id,
+            allow_patterns=ALLOWED_FILES,
+            ignore_patterns=IGNORED_FILES,
+            etag_timeout=CONNECT_SECONDS,
+        )
+    except Exception as error:  # as above; also a full disk, a lock, a cache that cannot be written
+        raise CheckpointError(f"cannot download {repo_id}: {_one_line(error)}") from error
+    return Path(directory)
+
+
+def _cached(repo_id: str, reason: Exception) -> Path:
+    """The newest snapshot in the hub's cache, for when the hub does not answer."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{repo_id} is not a directory here nor in the hub's cache, and the hub cannot be reached "
+            f"({_one_line(reason)})"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

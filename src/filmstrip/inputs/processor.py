@@ -1,0 +1,139 @@
+"""The processor: media and turns in, everything the model needs out. No device work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from filmstrip.config import MediaKind, ModelConfig, Preset
+from filmstrip.errors import PromptError
+from filmstrip.inputs.plan import MediumTokens, PromptPlan, plan_prompt, plan_warnings
+from filmstrip.media.clip import Clip
+from filmstrip.media.transform import PixelSpec, to_pixels
+from filmstrip.shapes import Float, Tensor
+from filmstrip.text.encode import tokenize
+from filmstrip.text.prompt import Placeholders, Rendered, Turn, render
+from filmstrip.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of model input.
+
+    `pixels_images` has one tensor per image, `pixels_videos` one per video (F frames each), in prompt order.
+    `rendered` is the text before tokenisation; `warnings` say what is unusual (media, length, frame count).
+    """
+
+    plan: PromptPlan
+    rendered: Rendered
+    pixels_images: tuple[Float[Tensor, "C Y X"], ...] = ()
+    pixels_videos: tuple[Float[Tensor, "_ C Y X"], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Processor:
+    """Everything between files on one side and tensors on the other, for one checkpoint and one preset."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        pixel_spec: PixelSpec,
+        preset: Preset,
+        model_config: ModelConfig,
+        chat_template: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.pixel_spec = pixel_spec
+        self.preset = preset
+        self.model_config = model_config
+        self.chat_template = chat_template
+        self.placeholders = Placeholders(
+            image=tokenizer.id_to_token(model_config.image_token_id) or "<image>",
+            video=tokenizer.id_to_token(model_config.video_token_id) or "<video>",
+        )
+
+    @property
+    def media_ids(self) -> Mapping[MediaKind, int]:
+        """The placeholder id of each kind."""
+        return {"image": self.model_config.image_token_id, "video": self.model_config.video_token_id}
+
+    def prepare(
+        self,
+        media: Sequence[Clip],
+        turns: Sequence[Turn],
+        *,
+        max_new_tokens: int = 0,
+        add_generation_prompt: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Prompt:
+        """Build one row of input from decoded media and a conversation.
+
+        Media belong to the first user turn, unless turns name theirs (`Turn.media`); images and videos each keep the
+        order given. `generator` is for transforms that draw at random. Raises `PromptError` when placeholders and
+        media do not match, `CheckpointError` when the tokenizer lacks a placeholder.
+        """
+        plan, rendered = self.plan([self.medium_tokens(clip) for clip in media], turns, add_generation_prompt)
+        warnings = [f"{clip.path}: {text}" for clip in media for text in clip.warnings]
+        warnings += plan_warnings(
+            plan,
+            max_positions=self.model_config.text.max_positions,
+            max_new_tokens=max_new_tokens,
+            trained_frames=self.model_config.video_tower.temporal_frames,
+        )
+        pixels: dict[MediaKind, list[Float[Tensor, "_ C Y X"]]] = {"image": [], "video": []}
+        for clip in media:
+            transform = self.preset.image_transform
+            pixels[clip.kind].append(to_pixels(clip.frames, clip.kind, self.pixel_spec, transform, generator))
+        images = tuple(pixels_FCYX[0] for pixels_FCYX in pixels["image"])
+        return Prompt(plan, rendered, images, tuple(pixels["video"]), tuple(warnings))
+
+    def plan(
+        self, media: Sequence[MediumTokens], turns: Sequence[Turn], add_generation_prompt: bool = True
+    ) -> tuple[PromptPlan, Rendered]:
+        """The token side of `prepare` alone: no pixels are needed to know a prompt's length and layout."""
+        style = self.preset.prompt
+        rendered = render(
+            place_media(turns, [medium.kind for medium in media]),
+            style,
+            placeholders=self.placeholders,
+            chat_template=self.chat_template,
+            special_tokens=self.tokenizer.special_tokens,
+            add_generation_prompt=add_generation_prompt,
+        )
+        labelled = tokenize(
+            rendered,
+            self.tokenizer,
+            self.media_ids,
+            placeholders=self.placeholders,
+            split_at_media=self.preset.name == "original",
+            add_special=not (style == "chat-template" and self._starts_with_bos(rendered.text)),
+        )
+        plan = plan_prompt(labelled.ids, labelled.labels, media, self.media_ids["image"], self.media_ids["video"])
+        return plan, rendered
+
+    def medium_tokens(self, clip: Clip) -> MediumTokens:
+        """How many visual tokens a clip takes in this model."""
+        return MediumTokens(
+            kind=clip.kind,
+            num_frames=clip.frames.shape[0],
+            tokens_per_frame=self.model_config.tokens_per_frame(clip.kind),
+            name=clip.path,
+            times=clip.times,
+        )
+
+    def _starts_with_bos(self, text: str) -> bool:
+        """A template that writes BOS itself must not get a second one (as in transformers)."""
+        bos = self.tokenizer.special_tokens.get("bos_token")
+        return bool(bos) and text.startswith(str(bos))
+
+
+def place_media(turns: Sequence[Turn], kinds: Sequence[MediaKind]) -> list[Turn]:
+    """Give media to the first user turn when no turn names any. Raises `PromptError` when there is no user turn."""
+    placed = list(turns)
+    if not kinds or any(turn.media for turn in placed):
+        return placed
+    for index, turn in enumerate(placed):
+        if turn.role == "user":
+            placed[index] = replace(turn, media=tuple(kinds))
+            return placed
+    raise PromptError("media were given, but the conversation has no question to go with them")

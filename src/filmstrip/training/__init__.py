@@ -1,0 +1,1 @@
+"""Training: numbered batches of drawn clips, an optimisation loop, and the stages of the embedded model."""

@@ -1,0 +1,23 @@
+"""Photographs behind the shapes. All from scikit-image, each CC0 or public domain by its own documentation."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from filmstrip.errors import FilmstripError
+
+# astronaut, hubble_deep_field: NASA, public domain. chelsea, coffee: CC0 by their photographers. brick, grass, gravel:
+# CC0 textures. rocket: SpaceX, public domain.
+TRAIN_PHOTOS = ("astronaut.png", "chelsea.png", "hubble_deep_field.jpg", "brick.png", "grass.png", "gravel.png")
+TEST_PHOTOS = ("coffee.png", "rocket.jpg")
+
+
+def load_photos(names: tuple[str, ...]) -> list[np.ndarray]:
+    """RGB arrays, uint8 (Y, X, 3). Raises `FilmstripError` when scikit-image is not installed."""
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise FilmstripError("photographic backgrounds come from scikit-image: pip install scikit-image")
+    folder = Path(spec.origin).parent / "data"
+    return [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]
