@@ -193,6 +193,7 @@ def test_one_file_wins_over_an_index_and_says_so(tmp_path: Path) -> None:
         (b'{"a": ', "line 1"),
         (b'{"a": Infinity}', "number"),
         (b"\xff\xfe", "UTF-8"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git-LFS pointer"),
     ],
 )
 def test_bad_json(tmp_path: Path, raw: bytes, word: str) -> None:

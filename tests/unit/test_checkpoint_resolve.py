@@ -34,6 +34,11 @@ def test_names_that_mean_nothing(name: str) -> None:
     assert "not a directory, not a hub id (owner/name), not bundled (tiny)" in one_line(name)
 
 
+def test_a_name_that_is_far_too_long() -> None:
+    message = one_line("x" * 100_000)
+    assert "cannot open 'xxx" in message and len(message) < 300
+
+
 def test_the_bundled_model_comes_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "assets" / "tiny").mkdir(parents=True)
     monkeypatch.setattr(module.importlib.resources, "files", lambda package: tmp_path)

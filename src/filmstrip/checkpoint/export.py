@@ -28,6 +28,7 @@ from filmstrip.media.transform import PixelSpec
 from filmstrip.models.video_llava import VideoLlava
 from filmstrip.shapes import Tensor
 
+READABLE = 0o644  # safetensors creates files that only their owner can read
 METADATA = {"format": "pt"}  # transformers refuses a file without it
 _WRITTEN = {
     CONFIG_FILE,
@@ -140,6 +141,7 @@ def _write_weights(model: VideoLlava, directory: Path, dtype: torch.dtype, optio
         if len({tensor.data_ptr() for tensor in tensors.values()}) < len(tensors):
             tensors = {key: tensor.clone() for key, tensor in tensors.items()}  # safetensors refuses shared memory
         save_file(tensors, directory / name, METADATA)
+        (directory / name).chmod(READABLE)
         weight_map |= dict.fromkeys(tensors, name)
     if len(shards) > 1:
         _write_json(directory / INDEX_FILE, {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map})

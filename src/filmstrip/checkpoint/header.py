@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 
-from filmstrip.checkpoint.json_file import parse_json
+from filmstrip.checkpoint.json_file import LFS_POINTER, parse_json
 from filmstrip.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_TENSORS = 200_000  # a 7B checkpoint has about a thousand
 MAX_DIMENSIONS = 8
-LFS_POINTER = b"version https://git-lfs"
 
 # Name in the file, torch dtype; None where torch has none that a weight could be.
 DTYPES: dict[str, torch.dtype] = {

@@ -7,6 +7,7 @@ from typing import Any
 from filmstrip.errors import CheckpointError
 
 MAX_JSON_BYTES = 16 * 2**20  # configurations are kilobytes, the index of a 7B checkpoint 112 kB
+LFS_POINTER = b"version https://git-lfs"
 
 
 class _DuplicateKeyError(ValueError):
@@ -30,6 +31,8 @@ def read_bounded(path: Path, limit: int) -> bytes:
             raw = file.read(limit + 1)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    if raw.startswith(LFS_POINTER):
+        raise CheckpointError(f"{path} is a Git-LFS pointer, not the file; run `git lfs pull` where it came from")
     if len(raw) > limit:
         raise CheckpointError(f"{path} is larger than {limit} bytes, the limit for such a file")
     return raw

@@ -75,6 +75,13 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     Raises `CheckpointError` for files that are missing, damaged or of an unknown layout, `ConfigError` for a
     configuration that is not supported; one line each.
     """
+    try:
+        return _read_checkpoint(directory)
+    except OSError as error:  # a directory that may not be entered
+        raise CheckpointError(f"cannot read {directory}: {error.strerror or error}") from error
+
+
+def _read_checkpoint(directory: Path) -> Checkpoint:
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory")
     path = directory / CONFIG_FILE

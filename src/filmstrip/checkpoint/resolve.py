@@ -27,14 +27,17 @@ def resolve(name: str | Path) -> Path:
     if text in BUNDLED:
         return _bundled(text)
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser raises for an unknown user
-    if text and path.is_dir():
-        return path
-    if text and path.exists():
-        raise CheckpointError(f"{path} is a file; a checkpoint is a directory")
+    try:
+        if text and path.is_dir():
+            return path
+        if text and path.exists():
+            raise CheckpointError(f"{path} is a file; a checkpoint is a directory")
+    except OSError as error:  # a name too long, a parent that may not be entered
+        raise CheckpointError(f"cannot open {text[:200]!r}: {error.strerror or error}") from error
     if isinstance(name, str) and _HUB_ID.fullmatch(text) and ".." not in text:
         return _download(text)
     raise CheckpointError(
-        f"no checkpoint {text!r}: not a directory, not a hub id (owner/name), not bundled ({', '.join(BUNDLED)})"
+        f"no checkpoint {text[:200]!r}: not a directory, not a hub id (owner/name), not bundled ({', '.join(BUNDLED)})"
     )
 
 

@@ -1,17 +1,27 @@
 """The reference implementation, transformers, behind a few functions. The only module that imports it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
     AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoProcessor,
     AutoTokenizer,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
 
+from filmstrip.config import SamplingConfig
+from filmstrip.testing.compare import Activations, HookPoint, record_hooks
 from filmstrip.testing.tiny import random_tensor
 
 
@@ -59,3 +69,53 @@ def reference_image_processor(directory: Path) -> Any:
 def reference_processor(directory: Path) -> Any:
     """The checkpoint's whole processor; transformers 5.23 needs torchvision for it."""
     return AutoProcessor.from_pretrained(directory)
+
+
+def reference_activations(
+    model: Any, points: Iterable[HookPoint], inputs: dict[str, torch.Tensor], *, attention: str = "sdpa"
+) -> Activations:
+    """Run the reference once and return what its modules held at `points`.
+
+    `inputs` are its own argument names. Its forward numbers positions without regard to padding (its `generate` does
+    not), so positions of a padded batch are passed explicitly: those of the real tokens of each row.
+    """
+    model.set_attn_implementation(attention)
+    mask = inputs.get("attention_mask")
+    positions = {} if mask is None else {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    with torch.inference_mode(), record_hooks(model, points) as activations:
+        model(**inputs, **positions, use_cache=False)
+    return activations
+
+
+def reference_generate(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
+    """New token ids only, greedy unless `options` (of transformers' `GenerationConfig`) say otherwise."""
+    with torch.inference_mode():
+        ids = model.generate(**inputs, **{"do_sample": False, **options})
+    return ids[:, inputs["input_ids"].shape[1] :]
+
+
+def reference_filter(logits_BW: torch.Tensor, sampling: SamplingConfig, input_ids: torch.Tensor) -> torch.Tensor:
+    """Logits as transformers' `generate` would have them before the draw, warpers in its order."""
+    steps = LogitsProcessorList()
+    if sampling.repetition_penalty != 1.0:
+        steps.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    if sampling.temperature not in (0.0, 1.0):
+        steps.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        steps.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1.0:
+        steps.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p > 0.0:
+        steps.append(MinPLogitsWarper(sampling.min_p))
+    return steps(input_ids, logits_BW)
+
+
+def load_reference_gguf(file: Path) -> Any:
+    """The causal language model in a GGUF file, dequantised to float32."""
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    return model.eval()
+
+
+def reference_gguf_tokenizer(file: Path) -> Any:
+    """The tokenizer in a GGUF file."""
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
