@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
+from filmstrip.training.curves import plot_run
 from filmstrip.training.tiny import TinyRecipe, export, make_tokenizer, pretrain_tower, train_language
 
 
@@ -32,6 +33,7 @@ def main(
     tower = pretrain_tower(recipe, directory / "tower")
     model = train_language(recipe, tower, tokenizer, directory / "language")
     export(model, tokenizer, directory / "checkpoint")
+    plot_run(directory, directory / "curves.png")
 
 
 if __name__ == "__main__":

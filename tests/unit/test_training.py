@@ -144,6 +144,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert whole[-1] < whole[0]
 
 
+def test_a_killed_run_continues_from_its_checkpoint(tmp_path: Path) -> None:
+    """Steps after the last checkpoint are lost, run again and logged once; the losses are those of a whole run."""
+    whole = run(tmp_path / "whole", 6, 6)
+    run(tmp_path / "killed", 3, 6)
+    log = tmp_path / "killed" / "log.jsonl"
+    log.write_text(log.read_text() + json.dumps({"step": 4, "loss": 1e9}) + '\n{"step": 5, "lo')
+    (tmp_path / "killed" / "checkpoint.partial").write_bytes(b"half")
+    assert run(tmp_path / "killed", 6, 6) == whole
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     stage = small_stage()
     trainer = Trainer(stage, Schedule(learning_rate=1e-3, steps=3), tmp_path)

@@ -3,6 +3,7 @@
 from filmstrip.api.answer import Answer
 from filmstrip.api.assistant import AnswerStream, Assistant
 from filmstrip.api.chat import Chat
-from filmstrip.api.load import load
+from filmstrip.api.load import OpenedModel, load, open_model
+from filmstrip.api.request import Request
 
-__all__ = ["Answer", "AnswerStream", "Assistant", "Chat", "load"]
+__all__ = ["Answer", "AnswerStream", "Assistant", "Chat", "OpenedModel", "Request", "load", "open_model"]

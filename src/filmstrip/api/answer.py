@@ -32,7 +32,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Origin:
-    """What answered: the parts of a run card that are the same for every answer of one loaded model."""
+    """What answered: the parts of a run card that are the same for every answer of one loaded model.
+
+    `changed` names the fields of `preset` that the user set apart from it.
+    """
 
     model: str
     description: str
@@ -42,6 +45,12 @@ class Origin:
     temporal_attention: bool
     dtype: str
     device: str
+    changed: tuple[str, ...] = ()
+
+    def preset_name(self, frame_sampler: str | None = None) -> str:
+        """The preset's name, and whether what ran differs from it (in the frame sampler of one question, say)."""
+        same = not self.changed and frame_sampler in (None, self.preset.frame_sampler)
+        return self.preset.name if same else f"{self.preset.name}, changed"
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def make_run_card(
         "description": origin.description,
         "layout": origin.layout,
         "weights_hash": origin.weights_hash,
-        "preset": asdict(origin.preset) | {"frame_sampler": frame_sampler},
+        "preset": asdict(origin.preset) | {"name": origin.preset_name(frame_sampler), "frame_sampler": frame_sampler},
         "temporal_attention": origin.temporal_attention,
         "dtype": origin.dtype,
         "device": origin.device,
@@ -119,7 +128,7 @@ def make_run_card(
         ],
         "prompt": prompt.rendered.text,
         "token_map": token_map.to_dict(prompt.plan),
-        "sampling": asdict(sampling),
+        "sampling": asdict(sampling) | {"stop_strings": list(sampling.stop_strings)},
         "versions": {"python": platform.python_version(), **_versions()},
     }
 

@@ -1,54 +1,32 @@
 """The assistant: media and a question in, an answer out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from filmstrip.api.answer import Answer, Origin, StopReason, Timings, make_run_card
+from filmstrip.api.request import Media, Request, RequestBuilder, conversation
 from filmstrip.cache import KVCache
 from filmstrip.config import ModelConfig, SamplingConfig
-from filmstrip.errors import ConfigError, FilmstripError
+from filmstrip.errors import FilmstripError
 from filmstrip.generation import TokenLoop, VideoLlavaForGeneration
 from filmstrip.generation.step import new_cache
 from filmstrip.inputs.collate import Batch, collate
 from filmstrip.inputs.processor import Processor, Prompt
-from filmstrip.media.clip import Clip
-from filmstrip.media.load import load_media
 from filmstrip.media.sample import FrameSelection
-from filmstrip.text.prompt import Turn, user_turn
+from filmstrip.text.prompt import user_turn
 from filmstrip.text.stream import TextStream
 
 if TYPE_CHECKING:
     from filmstrip.api.chat import Chat
 
-Medium: TypeAlias = str | Path | Clip
-Media: TypeAlias = Medium | Sequence[Medium]
 
-
-@dataclass(frozen=True)
-class Request:
-    """A question ready for the model: planned, decoded, with everything that decides its answer.
-
-    `timings` are filled in while it is answered.
-    """
-
-    prompt: Prompt
-    clips: tuple[Clip, ...]
-    sampling: SamplingConfig
-    selection: FrameSelection
-    timings: Timings
-
-
-class Assistant:
-    """A loaded model and everything between it and the user.
-
-    `selection` says which frames are taken from a video, `sampling` how tokens are chosen; both are the checkpoint's
-    and preset's defaults and can be overridden per question.
-    """
+class Assistant(RequestBuilder):
+    """A loaded model and everything between it and the user."""
 
     def __init__(
         self,
@@ -59,8 +37,8 @@ class Assistant:
         sampling: SamplingConfig,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        self.model, self.processor, self.origin = model, processor, origin
-        self.selection, self.sampling, self.warnings = selection, sampling, warnings
+        super().__init__(processor, selection, sampling)
+        self.model, self.origin, self.warnings = model, origin, warnings
 
     @property
     def config(self) -> ModelConfig:
@@ -70,22 +48,15 @@ class Assistant:
     @property
     def summary(self) -> str:
         """One line that says what was built and which program it runs."""
-        preset = self.origin.preset
-        temporal = "on" if self.origin.temporal_attention else "off"
+        origin, preset = self.origin, self.origin.preset
+        converted = "" if origin.dtype in origin.description else f", run in {origin.dtype}"
         return (
-            f"{self.origin.model}: {self.origin.description}; preset {preset.name} (frames {preset.frame_sampler}, "
-            f"pixels {preset.image_transform}, prompt {preset.prompt}, temporal attention {temporal})"
+            f"{origin.model}: {origin.description}{converted}; preset {origin.preset_name()} "
+            f"(frames {preset.frame_sampler}, pixels {preset.image_transform}, prompt {preset.prompt})"
         )
 
     def __repr__(self) -> str:
         return f"<filmstrip.Assistant {self.summary}>"
-
-    def read(self, media: Media, selection: FrameSelection | None = None) -> tuple[Clip, ...]:
-        """Decode media: paths of images and videos, or clips already decoded. Raises `MediaError`."""
-        items: Sequence[Medium] = [media] if isinstance(media, str | Path | Clip) else media
-        return tuple(
-            item if isinstance(item, Clip) else load_media(item, selection or self.selection) for item in items
-        )
 
     def ask(
         self,
@@ -115,11 +86,10 @@ class Assistant:
 
         Media are read and the prompt is planned before this returns, so bad input raises here.
         """
-        started = perf_counter()
-        clips = self.read(media, selection)
-        turns = conversation(system, [user_turn(question)])
-        request = self.prepare(clips, turns, sampling, selection)
-        request.timings.decode_media = perf_counter() - started
+        return self.answer(self.request(media, question, system=system, selection=selection, **sampling))
+
+    def answer(self, request: Request) -> "AnswerStream":
+        """Answer a request that was built before, here or from the same checkpoint without its weights."""
         return AnswerStream(self, request)
 
     def ask_batch(
@@ -129,9 +99,12 @@ class Assistant:
 
         Timings are those of the whole batch.
         """
+        if not requests:
+            return []
         started = perf_counter()
+        settings = self.settings(sampling)
         rows = [
-            self.prepare(self.read(media), conversation(system, [user_turn(question)]), sampling)
+            self.prepare(self.read(media), conversation(system, [user_turn(question)]), settings)
             for media, question in requests
         ]
         timings = Timings(decode_media=perf_counter() - started)
@@ -139,8 +112,9 @@ class Assistant:
         with torch.inference_mode():
             x_BTD = self.model.embed(batch.input_ids, batch.pixel_values_images, batch.pixel_values_videos)
         timings.vision = perf_counter() - started - timings.decode_media
-        settings = rows[0].sampling
-        cache = new_cache(self.model, len(rows), batch.input_ids.shape[1] + settings.max_new_tokens)
+        needed = batch.input_ids.shape[1] + settings.max_new_tokens
+        with cache_memory(needed):
+            cache = new_cache(self.model, len(rows), needed)
         ids, mask, eos = batch.input_ids, batch.attention_mask, self.model.eos_token_ids
         loop = TokenLoop(self.model, cache, x_BTD, ids, settings, eos_ids=eos, attention_mask=mask)
         texts = [AnswerText(self.processor, settings) for _ in rows]
@@ -161,23 +135,6 @@ class Assistant:
         from filmstrip.api.chat import Chat
 
         return Chat(self, self.read(media, selection), system, selection or self.selection)
-
-    def prepare(
-        self,
-        clips: Sequence[Clip],
-        turns: Sequence[Turn],
-        sampling: dict[str, Any],
-        selection: FrameSelection | None = None,
-    ) -> Request:
-        """Plan a prompt and check the sampling parameters (None: the default); nothing touches the device."""
-        unknown = set(sampling) - set(SamplingConfig.__dataclass_fields__)
-        if unknown:
-            known = ", ".join(SamplingConfig.__dataclass_fields__)
-            raise ConfigError(f"unknown sampling option {sorted(unknown)[0]!r} (known: {known})")
-        settings = replace(self.sampling, **{key: value for key, value in sampling.items() if value is not None})
-        generator = torch.Generator().manual_seed(settings.seed or 0)
-        prompt = self.processor.prepare(clips, turns, max_new_tokens=settings.max_new_tokens, generator=generator)
-        return Request(prompt, tuple(clips), settings, selection or self.selection, Timings())
 
     def batch(self, prompts: Sequence[Prompt]) -> Batch:
         """Collate prompts and move them to the model."""
@@ -204,12 +161,27 @@ class Assistant:
         )
 
 
+@contextmanager
+def cache_memory(num_tokens: int) -> Iterator[None]:
+    """Turn a failed allocation of the key/value cache into one line for the user."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise FilmstripError(
+            f"there is not enough memory for a key/value cache of {num_tokens:,} tokens; ask for fewer new tokens"
+        ) from error
+
+
 class AnswerText:
-    """Token ids of one answer as they come, and their text without surrounding blanks."""
+    """Token ids of one answer as they come, and their text without surrounding blanks.
+
+    The pieces that `push` and `flush` return join to `text`: a blank is held back until a word follows it.
+    """
 
     def __init__(self, processor: Processor, sampling: SamplingConfig) -> None:
         self.token_ids: list[int] = []
         self.text = ""
+        self._blanks = ""
         self._stream = TextStream(processor.tokenizer, sampling.stop_strings)
 
     @property
@@ -218,7 +190,7 @@ class AnswerText:
         return self._stream.stopped
 
     def push(self, token_id: int) -> str:
-        """Add an id; return the text that is now certain. Blanks before the first word are dropped."""
+        """Add an id; return the text that is now certain."""
         self.token_ids.append(token_id)
         return self._add(self._stream.push(token_id))
 
@@ -229,9 +201,12 @@ class AnswerText:
     def finish(self) -> str:
         """The whole text."""
         self.flush()
-        return self.text.strip()
+        return self.text
 
     def _add(self, piece: str) -> str:
+        held = self._blanks + piece
+        piece = held.rstrip()
+        self._blanks = held[len(piece) :]
         if not self.text:
             piece = piece.lstrip()
         self.text += piece
@@ -247,7 +222,10 @@ class AnswerStream:
     def __init__(self, assistant: Assistant, request: Request, cache: KVCache | None = None) -> None:
         self.assistant, self.request = assistant, request
         needed = len(request.prompt.plan.input_ids) + request.sampling.max_new_tokens
-        self.cache = cache or new_cache(assistant.model, 1, needed)
+        if cache is None:
+            with cache_memory(needed):
+                cache = new_cache(assistant.model, 1, needed)
+        self.cache = cache
         self.prefix_reused = self.cache.length
         self.text = AnswerText(assistant.processor, request.sampling)
         self._answer: Answer | None = None
@@ -294,8 +272,3 @@ class AnswerStream:
         self._answer = self.assistant.finish(self.text, self.request, self.prefix_reused)
         if rest:
             yield rest
-
-
-def conversation(system: str | None, turns: Sequence[Turn]) -> list[Turn]:
-    """Turns with the system line, if any, in front."""
-    return [*([Turn("system", system)] if system is not None else []), *turns]

@@ -1,12 +1,14 @@
 """A conversation about media. What the model has read once, it does not read again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
 from filmstrip.api.answer import Answer
-from filmstrip.api.assistant import AnswerStream, Assistant, conversation
+from filmstrip.api.assistant import AnswerStream, Assistant, cache_memory
+from filmstrip.api.request import conversation
 from filmstrip.cache import KVCache
+from filmstrip.errors import FilmstripError
 from filmstrip.generation.step import new_cache
 from filmstrip.inputs.processor import Prompt
 from filmstrip.media.clip import Clip
@@ -28,6 +30,8 @@ class Chat:
         self.turns: list[Turn] = conversation(system, [])
         self._cache: KVCache | None = None
         self._cached_ids: tuple[int, ...] = ()
+        self._last: Answer | None = None
+        self._open: Generator[str, None, None] | None = None
 
     def say(self, text: str, **sampling: Any) -> Answer:
         """Say something and get the whole answer; both become part of the conversation."""
@@ -38,25 +42,32 @@ class Chat:
     def stream(self, text: str, **sampling: Any) -> Iterator[str]:
         """Say something and get the answer piece by piece; `last` is the answer once it has ended.
 
-        Abandoned before the end, the turn does not become part of the conversation. Bad input raises at once.
+        Abandoned before the end, the turn does not become part of the conversation; starting another abandons it.
+        Bad input raises at once.
         """
+        if self._open is not None:
+            self._open.close()
+        settings = self.assistant.settings(sampling)
         started = perf_counter()
         turns = [*self.turns, user_turn(text, () if self._spoken else [clip.kind for clip in self.clips])]
-        request = self.assistant.prepare(self.clips, turns, sampling, self.selection)
+        request = self.assistant.prepare(self.clips, turns, settings, self.selection)
         cache = self._reuse(request.prompt, request.sampling.max_new_tokens)
         request.timings.decode_media = perf_counter() - started
-        return self._follow(AnswerStream(self.assistant, request, cache), turns)
+        self._open = self._follow(AnswerStream(self.assistant, request, cache), turns)
+        return self._open
 
     @property
     def last(self) -> Answer:
-        """The latest answer."""
+        """The latest answer. Raises `FilmstripError` before the first one has ended."""
+        if self._last is None:
+            raise FilmstripError("nothing was answered yet in this conversation")
         return self._last
 
     @property
     def _spoken(self) -> bool:
         return any(turn.role == "user" for turn in self.turns)
 
-    def _follow(self, stream: AnswerStream, turns: list[Turn]) -> Iterator[str]:
+    def _follow(self, stream: AnswerStream, turns: list[Turn]) -> Generator[str, None, None]:
         try:
             yield from stream
         finally:
@@ -69,14 +80,18 @@ class Chat:
         """The cache, cut back to what it shares with `prompt` and with room for the rest."""
         ids = prompt.plan.input_ids
         needed = len(ids) + max_new_tokens
-        if self._cache is None:
-            self._cache = new_cache(self.assistant.model, 1, needed)
         shared = 0
         for old, new in zip(self._cached_ids, ids[:-1], strict=False):  # at least one token must be read
             if old != new:
                 break
             shared += 1
+        config = self.assistant.config.text
+        trained = config.rope.original_max_positions or config.max_positions
+        if config.rope.scaling == "dynamic" and len(ids) > trained:
+            shared = 0  # past the trained length every key depends on the length of the whole prompt
         last_visual = max((span.end for span in prompt.plan.spans if span.kind is not None), default=0)
-        self._cache.truncate(shared if shared >= last_visual else 0)
-        self._cache.reserve(needed)
+        with cache_memory(needed):
+            self._cache = self._cache or new_cache(self.assistant.model, 1, needed)
+            self._cache.truncate(shared if shared >= last_visual else 0)
+            self._cache.reserve(needed)
         return self._cache

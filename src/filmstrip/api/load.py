@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,70 @@ import torch
 
 from filmstrip.api.answer import Origin
 from filmstrip.api.assistant import Assistant
+from filmstrip.api.request import RequestBuilder
+from filmstrip.api.weightless import weightless
 from filmstrip.checkpoint.load import load_weights
 from filmstrip.checkpoint.read import Checkpoint, read_checkpoint
 from filmstrip.checkpoint.resolve import resolve
-from filmstrip.config import Preset, get_preset
+from filmstrip.config import PRESETS, Preset, get_preset
 from filmstrip.config.checks import require_choice
+from filmstrip.config.preset import FRAME_SAMPLERS, IMAGE_TRANSFORMS, PROMPT_STYLES
 from filmstrip.errors import ConfigError
 from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.inputs.processor import Processor
 from filmstrip.media.sample import FrameSelection
 from filmstrip.text.tokenizer import Tokenizer
 
+NAMED_CHOICES = {
+    "frame_sampler": FRAME_SAMPLERS,
+    "image_transform": IMAGE_TRANSFORMS,
+    "prompt": PROMPT_STYLES,
+}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class OpenedModel(RequestBuilder):
+    """A checkpoint whose weights have not been read: enough to check and plan requests, which takes no time."""
+
+    def __init__(self, name: str, checkpoint: Checkpoint, program: "Program", device: torch.device) -> None:
+        directory, preset = checkpoint.directory, program.preset
+        self.name, self.checkpoint, self.program, self.device = name, checkpoint, program, device
+        self.config = checkpoint.model_config(temporal_attention=preset.temporal_attention)
+        tokenizer = Tokenizer.from_directory(directory)
+        super().__init__(
+            Processor(tokenizer, checkpoint.processor.pixels, preset, self.config, checkpoint.processor.chat_template),
+            FrameSelection(sampler=preset.frame_sampler, num_frames=checkpoint.extras.trained_frames),
+            checkpoint.generation.sampling,
+        )
+
+    def load_weights(
+        self, dtype: torch.dtype | None = None, on_progress: Callable[[int, int], None] | None = None
+    ) -> Assistant:
+        """Build the model and fill it. `on_progress` is called with tensors done and in all."""
+        with weightless():
+            model = VideoLlavaForGeneration(self.config)
+        report = load_weights(model, self.checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
+        model.eval().requires_grad_(False)
+        model.eos_token_ids = self.checkpoint.generation.eos_ids
+        preset = self.program.preset
+        warnings = (*report.warnings, *self.processor.tokenizer.warnings, *self.program.notes)
+        if report.dropped_temporal_parameters:
+            warnings += (
+                f"left out: {report.dropped_temporal_parameters:,} parameters of temporal attention "
+                "(the preset 'original' uses them)",
+            )
+        origin = Origin(
+            model=self.name,
+            description=report.description,
+            layout=report.layout,
+            weights_hash=report.weights_hash,
+            preset=preset,
+            temporal_attention=self.config.video_tower.temporal_attention,
+            dtype=report.dtype,
+            device=str(self.device),
+            changed=self.program.changed,
+        )
+        return Assistant(model, self.processor, origin, self.selection, self.sampling, warnings)
 
 
 def load(
@@ -44,69 +96,58 @@ def load(
 
     Raises `CheckpointError` or `ConfigError`, one line each.
     """
-    directory = resolve(name)
-    checkpoint = read_checkpoint(directory)
-    chosen, warnings = choose_preset(checkpoint, preset, choices)
-    config = checkpoint.model_config(temporal_attention=chosen.temporal_attention)
-    with torch.device("meta"):
-        model = VideoLlavaForGeneration(config)
-    place = default_device() if device is None else as_device(str(device))
-    report = load_weights(model, checkpoint, dtype=as_dtype(dtype), device=place)
-    if report.dropped_temporal_parameters:
-        warnings.append(
-            f"left out: {report.dropped_temporal_parameters:,} parameters of temporal attention "
-            f"(preset {chosen.name!r} runs without; preset 'original' uses them)"
-        )
-    model.eval().requires_grad_(False)
-    model.eos_token_ids = checkpoint.generation.eos_ids
-    tokenizer = Tokenizer.from_directory(directory)
-    template = checkpoint.processor.chat_template
-    origin = Origin(
-        model=str(name),
-        description=report.description,
-        layout=report.layout,
-        weights_hash=report.weights_hash,
-        preset=chosen,
-        temporal_attention=config.video_tower.temporal_attention,
-        dtype=report.dtype,
-        device=str(place),
-    )
-    assistant = Assistant(
-        model=model,
-        processor=Processor(tokenizer, checkpoint.processor.pixels, chosen, config, template),
-        origin=origin,
-        selection=FrameSelection(sampler=chosen.frame_sampler, num_frames=checkpoint.extras.trained_frames),
-        sampling=checkpoint.generation.sampling,
-        warnings=(*report.warnings, *tokenizer.warnings, *warnings),
-    )
+    target = as_dtype(dtype)
+    assistant = open_model(name, device=device, preset=preset, **choices).load_weights(target, on_progress)
     if not quiet:
         sys.stderr.write(f"{assistant.summary}\n")
     return assistant
 
 
-def choose_preset(
-    checkpoint: Checkpoint, preset: str | Preset | None, choices: dict[str, Any]
-) -> tuple[Preset, list[str]]:
+def open_model(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    preset: str | Preset | None = None,
+    **choices: Any,
+) -> OpenedModel:
+    """The first half of `load`: find and check everything, read no weights. Arguments and errors as there."""
+    place = default_device() if device is None else as_device(str(device))
+    if isinstance(preset, str):
+        preset = get_preset(preset)
+    checkpoint = read_checkpoint(resolve(name))
+    return OpenedModel(str(name), checkpoint, choose_program(checkpoint, preset, choices), place)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Which program runs: a preset, the fields of it that the user changed, and what of it could not be had."""
+
+    preset: Preset
+    changed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def choose_program(checkpoint: Checkpoint, preset: Preset | None, choices: dict[str, Any]) -> Program:
     """The program to run, and what of it this checkpoint cannot give.
 
     Without a preset it is the checkpoint's own, or `transformers` (every layout read here is that port's). The
     `transformers` preset prefers the checkpoint's chat template over its plain prompt. `choices` change single fields
     of it; temporal attention asked for that way is an error, not a note, when there are no weights for it.
     """
-    chosen = preset if isinstance(preset, Preset) else get_preset(preset or checkpoint.extras.preset or "transformers")
-    notes = []
-    if chosen.name == "transformers" and checkpoint.processor.chat_template:
+    for name, value in choices.items():
+        require_choice("choice", name, [field.name for field in fields(Preset) if field.name != "name"])
+        if name in NAMED_CHOICES and value is not None:
+            require_choice(name.replace("_", " "), value, NAMED_CHOICES[name])
+    chosen = preset or get_preset(checkpoint.extras.preset or "transformers")
+    notes: tuple[str, ...] = ()
+    if chosen == PRESETS["transformers"] and checkpoint.processor.chat_template:
         chosen = replace(chosen, prompt="chat-template")
-    if chosen.temporal_attention and checkpoint.temporal_frames is None:
-        notes.append(f"preset {chosen.name!r} has temporal attention, but this checkpoint holds no weights for it")
+    if chosen.temporal_attention and checkpoint.temporal_frames is None and not choices.get("temporal_attention"):
         chosen = replace(chosen, temporal_attention=False)
-    unknown = set(choices) - {field.name for field in fields(Preset)}
-    if unknown:
-        raise ConfigError(f"unknown choice {sorted(unknown)[0]!r}; a preset has {', '.join(sorted(asdict(chosen)))}")
+        if choices.get("temporal_attention") is None:
+            notes = (f"preset {chosen.name!r} has temporal attention, but this checkpoint holds no weights for it",)
     changes = {key: value for key, value in choices.items() if value is not None and value != getattr(chosen, key)}
-    if changes:
-        chosen = replace(chosen, name=f"{chosen.name}, changed", **changes)
-    return chosen, notes
+    return Program(replace(chosen, **changes), tuple(changes), notes)
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -126,7 +167,11 @@ def as_device(device: str) -> torch.device:
     """A device by name. Raises `ConfigError` for one that this machine or PyTorch does not have."""
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {device!r} is not available: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {device!r} (for example cpu, cuda, cuda:1, mps)") from error
+    try:
+        torch.ones(1, device=place).item()  # also refuses `meta`, which holds no values
+    except Exception as error:  # backends that are missing raise whatever they like
+        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        raise ConfigError(f"device {device!r} is not available: {reason}") from error
     return place

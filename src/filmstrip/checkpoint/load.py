@@ -6,7 +6,7 @@ tensor more than the model itself.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -79,12 +79,14 @@ def load_weights(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> LoadReport:
     """Fill `model` with the checkpoint's weights, in `dtype` (None: as stored) on `device`.
 
     Temporal attention that the checkpoint has and `model.config` has not is left out and counted. A tied head or a
-    shared tower may be stored once, or again with the same values. Raises `CheckpointError`, one line, for missing
-    or unexpected keys, shapes that differ, copies that disagree, and files that cannot be read.
+    shared tower may be stored once, or again with the same values. `on_progress` is called with parameters filled and
+    in all. Raises `CheckpointError`, one line, for missing or unexpected keys, shapes that differ, copies that
+    disagree, and files that cannot be read.
     """
     parameters = _parameters(model)
     sources, ignored = _plan(parameters, checkpoint)
@@ -92,7 +94,7 @@ def load_weights(
     target, warnings = _target_dtype(infos.values(), dtype, checkpoint)
     reader = TensorReader(checkpoint.files)
     digest = WeightsDigest(sum(info.end - info.begin for info in infos.values()))
-    for name in sorted(sources):
+    for done, name in enumerate(sorted(sources), start=1):
         first, *copies = sources[name]
         tensor = _read(reader, checkpoint, first)
         for copy in copies:
@@ -100,6 +102,8 @@ def load_weights(
             ignored.append(Ignored(copy, f"the same weights as {first!r}, which the model shares", infos[copy].numel))
         digest.add(name, infos[first].dtype, tensor)
         _assign(model, parameters[name], tensor.to(device=device, dtype=target))
+        if on_progress is not None:
+            on_progress(done, len(sources))
     _require_no_meta(model)
     on_disk = "/".join(sorted({str(DTYPES[info.dtype]).removeprefix("torch.") for info in infos.values()}))
     count = sum(parameter.value.numel() for parameter in parameters.values())

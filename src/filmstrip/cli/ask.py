@@ -9,23 +9,37 @@ import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
-from filmstrip.cli.terminal import answer_line, load_assistant, note, print_stream, status, token_map_table, warn
+from filmstrip.cli.terminal import (
+    answer_line,
+    load_weights,
+    note,
+    open_model,
+    print_stream,
+    status,
+    token_map_table,
+    warn,
+)
 from filmstrip.errors import FilmstripError, PromptError
+
+# How a forgotten question is told from a question: the last argument ends like a file.
+_MEDIA_ENDINGS = {".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def ask(
-    words: Annotated[
-        list[str], typer.Argument(metavar='MEDIA... "QUESTION"', help="Images and videos, then the question.")
-    ],
+    *,
+    media: Annotated[list[str] | None, typer.Argument(metavar="MEDIA", help="Images and videos, any number.")] = None,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know, in quotes.")],
     model: options.Model = "tiny",
+    preset: options.PresetName = None,
+    transform: options.Transform = None,
+    prompt: options.PromptName = None,
+    temporal: options.Temporal = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     frames: options.Frames = None,
     sampler: options.Sampler = None,
     fps: options.Fps = None,
     at: options.At = None,
-    transform: options.Transform = None,
-    prompt: options.PromptName = None,
-    temporal: options.Temporal = None,
-    preset: options.PresetName = None,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
@@ -35,37 +49,29 @@ def ask(
     repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Print the token map of the prompt")] = False,
-    run_card: Annotated[Path | None, typer.Option(help="Save the run card, a small JSON, here")] = None,
+    explain: options.Explain = False,
+    run_card: options.RunCard = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Ask a question about images and videos.
 
-    Examples:
-
-      filmstrip ask clip.mp4 "Which way does the red square move?"
-
-      filmstrip ask a.png b.mp4 "What is different?" --model LanguageBind/Video-LLaVA-7B-hf --frames 8
-
-      filmstrip ask clip.mp4 "What happens?" --preset original --explain --json
+    \b[bold]Examples[/bold]
+    filmstrip ask clip.mp4 "Which way does the red square move?"
+    filmstrip ask a.png b.mp4 "What is different?" --frames 16
+    filmstrip ask clip.mp4 "What happens?" --preset original --explain
+    filmstrip ask clip.mp4 "Describe the video." --json > answer.json
     """
-    media, question = split_words(words)
-    assistant = load_assistant(
-        model,
-        device=device,
-        dtype=dtype,
-        preset=preset,
-        image_transform=transform,
-        prompt=prompt,
-        temporal_attention=temporal,
+    check_inputs(media or [], question)
+    if run_card is not None:
+        check_output(run_card)
+    opened = open_model(
+        model, device=device, preset=preset, image_transform=transform, prompt=prompt, temporal_attention=temporal
     )
-    selection = frame_selection(assistant.selection, sampler, frames, fps, at)
+    selection = frame_selection(opened.selection, sampler, frames, fps, at)
     with status("reading media"):
-        stream = assistant.stream(
-            media,
+        request = opened.request(
+            media or (),
             question,
             system=system,
             selection=selection,
@@ -78,29 +84,57 @@ def ask(
             seed=seed,
             stop_strings=tuple(stop) if stop else None,
         )
-    for text in stream.request.prompt.warnings:
+    assistant = load_weights(opened, dtype)
+    for text in request.prompt.warnings:
         warn(text)
-    if not as_json:
+    if explain and not as_json:
+        from rich.console import Console
+
+        Console(highlight=False).print(token_map_table(request.prompt, opened.processor.tokenizer), "")
+    stream = assistant.answer(request)
+    if as_json:
+        with status("thinking"):
+            answer = stream.answer
+    else:
         print_stream(iter(stream))
-    answer = stream.answer
+        answer = stream.answer
     if run_card is not None:
         save_json(run_card, answer.run_card)
     if as_json:
         sys.stdout.write(json.dumps(answer.to_dict()) + "\n")
-        return
-    note(answer_line(answer))
-    if explain:
-        from rich.console import Console
-
-        Console(highlight=False).print(token_map_table(answer, assistant))
+    else:
+        note(answer_line(answer))
 
 
-def split_words(words: list[str]) -> tuple[list[str], str]:
-    """Media and question from the command line. Raises `PromptError` when the question seems to be missing."""
-    *media, question = words
-    if Path(question).is_file():
-        raise PromptError(f"the last argument must be the question, but {question!r} is a file")
-    return media, question
+def check_inputs(media: list[str], question: str) -> None:
+    """Say what is wrong at once, before anything that takes time is imported.
+
+    Raises `MediaError` for a file that cannot be opened, `PromptError` when the question seems to be missing.
+    """
+    from filmstrip.media.limits import DEFAULT_LIMITS, check_file
+
+    for path in media:
+        check_file(Path(path), DEFAULT_LIMITS)
+    if not question.strip():
+        raise PromptError("the question is empty")
+    if _exists(question) or (Path(question).suffix.lower() in _MEDIA_ENDINGS and " " not in question):
+        what = "is a file" if _exists(question) else "looks like a file (and there is none of this name)"
+        raise PromptError(f"the last argument must be the question, but {question!r} {what}")
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name
+        return False
+
+
+def check_output(path: Path) -> None:
+    """Raise `FilmstripError` when a file clearly cannot be written at `path`; nothing is created yet."""
+    if path.is_dir():
+        raise FilmstripError(f"{path}: cannot write here (it is a directory)")
+    if not path.parent.is_dir():
+        raise FilmstripError(f"{path}: cannot write here (there is no directory {path.parent})")
 
 
 def save_json(path: Path, content: object) -> None:

@@ -1,78 +1,110 @@
 """`filmstrip chat`: several turns about the same media."""
 
+import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
-from filmstrip.cli.terminal import answer_line, errors, load_assistant, note, print_stream, status, warn
+from filmstrip.cli.terminal import answer_line, load_weights, note, open_model, print_stream, status, warn
 from filmstrip.errors import PromptError
 
 
 def chat(
-    media: Annotated[list[str] | None, typer.Argument(metavar="MEDIA...", help="Images and videos.")] = None,
+    media: Annotated[list[str] | None, typer.Argument(metavar="MEDIA", help="Images and videos.")] = None,
     model: options.Model = "tiny",
+    preset: options.PresetName = None,
+    transform: options.Transform = None,
+    prompt: options.PromptName = None,
+    temporal: options.Temporal = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     frames: options.Frames = None,
     sampler: options.Sampler = None,
-    preset: options.PresetName = None,
+    fps: options.Fps = None,
+    at: options.At = None,
     system: options.System = None,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
     top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    stop: options.Stop = None,
+    as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Talk about images and videos, turn by turn. Media are read once; an empty line or Ctrl-D ends.
+    """Talk about images and videos, turn by turn.
 
+    \bMedia are read once, and so is everything said. An empty line or Ctrl-D ends.
     Questions may also come from a pipe, one a line.
 
-    Examples:
-
-      filmstrip chat clip.mp4
-
-      printf 'How many shapes are there?\\nDescribe the video.\\n' | filmstrip chat clip.mp4
+    \b[bold]Examples[/bold]
+    filmstrip chat clip.mp4
+    filmstrip chat clip.mp4 < questions.txt > answers.txt
     """
-    assistant = load_assistant(model, device=device, dtype=dtype, preset=preset)
+    from filmstrip.media.limits import DEFAULT_LIMITS, check_file
+
+    for path in media or ():
+        check_file(Path(path), DEFAULT_LIMITS)
+    opened = open_model(
+        model, device=device, preset=preset, image_transform=transform, prompt=prompt, temporal_attention=temporal
+    )
+    selection = frame_selection(opened.selection, sampler, frames, fps, at)
+    sampling = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop_strings": tuple(stop) if stop else None,
+    }
+    opened.settings(sampling)
     with status("reading media"):
-        talk = assistant.chat(
-            media or (), system=system, selection=frame_selection(assistant.selection, sampler, frames, None, None)
-        )
-    for clip in talk.clips:
+        clips = opened.read(media or (), selection)
+    talk = load_weights(opened, dtype).chat(clips, system=system, selection=selection)
+    for clip in clips:
         note(f"{clip.path}: {clip.kind}, {len(clip.indices)} of {clip.total_frames} frames")
+    turns = []
     warned: set[str] = set()
-    while True:
-        question = _next_line()
-        if not question:
-            return
+    while question := _next_line():
         try:
-            pieces = talk.stream(
-                question,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                seed=seed,
-            )
+            pieces = talk.stream(question, **sampling)
         except PromptError as error:
             if not sys.stdin.isatty():
                 raise
             warn(str(error))  # a slip of the pen should not end a conversation
             continue
-        print_stream(pieces)
+        if as_json:
+            for _ in pieces:
+                pass
+            turns.append({"question": question} | talk.last.to_dict())
+        else:
+            print_stream(pieces)
         for text in talk.last.warnings:
             if text not in warned:
                 warn(text)
                 warned.add(text)
         note(answer_line(talk.last))
+    if as_json:
+        sys.stdout.write(json.dumps({"turns": turns}) + "\n")
 
 
 def _next_line() -> str:
     """The user's next line without surrounding blanks; empty at the end of input."""
-    if sys.stdin.isatty():
-        errors.print("[bold]you[/bold] ", end="")
-    return sys.stdin.readline().strip()
+    try:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            return sys.stdin.readline().strip()
+        import readline  # noqa: F401 - gives `input` line editing and history
+
+        return input("you> ").strip()
+    except EOFError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise PromptError(f"the questions on standard input are not UTF-8 text ({error.reason})") from error

@@ -1,45 +1,52 @@
 """`filmstrip demo`: a drawn clip, several questions, answers beside the truth."""
 
+import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import errors, load_assistant, note, print_stream
+from filmstrip.cli.terminal import errors, load_weights, note, open_model, print_stream, status
 from filmstrip.errors import FilmstripError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from filmstrip.api import AnswerStream
     from filmstrip.world import Question, Scene
 
 _SIZE, _FRAMES_DRAWN, _FPS = 256, 32, 8
+_LONGEST_ANSWER = 64  # tokens; a description of three shapes takes half of that
 _FAMILIES = ("count", "shape", "direction", "order", "presence", "describe")
 
 
 def demo(
     model: options.Model = "tiny",
-    seed: Annotated[int, typer.Option(min=0, help="Which clip to draw; none of them was seen in training")] = 7,
-    out: Annotated[Path, typer.Option(help="Where the clip and its contact sheet go")] = Path("out/demo"),
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Which clip to draw; none of them was seen in training")
+    ] = 7,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the clip and its contact sheet go")] = Path(
+        "out/demo"
+    ),
     device: options.Device = None,
     dtype: options.Dtype = None,
+    as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Draw a clip, write it as mp4, ask several questions about it, and write a contact sheet.
 
-    Examples:
-
-      filmstrip demo
-
-      filmstrip demo --seed 12 --out my-demo
+    \b[bold]Examples[/bold]
+    filmstrip demo
+    filmstrip demo --seed 12 --out my-demo
     """
     from filmstrip.cli.frames import show_frames
     from filmstrip.media.encode import write_video
     from filmstrip.media.sheet import contact_sheet
-    from filmstrip.world import score
 
-    scene, frames, questions = draw_demo(seed)
+    with status("drawing a clip"):
+        scene, frames, questions = draw_demo(seed)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,24 +54,41 @@ def demo(
     path = out / f"clip-{seed}.mp4"
     write_video(path, frames, _FPS)
     note(f"drew {path}: {len(frames)} frames, {len(scene.shapes)} shapes, seed {seed}")
-    assistant = load_assistant(model, device=device, dtype=dtype, preset=None)
-    talk = assistant.chat(path)
-    clip = talk.clips[0]
-    show_frames(clip.frames)
-    lines, right = [], 0.0
+    opened = open_model(model, device=device, preset=None)
+    (clip,) = opened.read(path)
+    assistant = load_weights(opened, dtype)
+    if not as_json:
+        show_frames(clip.frames)
+    results = []
     for question in questions:
-        answer = assistant.stream(clip, question.text)
-        errors.print(f"[bold]{question.text}[/bold]")
-        print_stream(iter(answer))
-        text = answer.answer.text
-        points = score(question, text)
-        right += points
-        if points < 1:
-            note(f"  the truth: {question.answer}")
-        lines.append((question.text, text if points == 1 else f"{text}   (truth: {question.answer})"))
+        stream = assistant.stream(clip, question.text, max_new_tokens=_LONGEST_ANSWER)
+        results.append(_ask(stream, question, quiet=as_json))
     sheet = out / f"clip-{seed}.png"
-    contact_sheet(clip.frames, clip.times, lines).save(sheet)
-    note(f"{right:g} of {len(questions)} right · contact sheet: {sheet}")
+    contact_sheet(clip.frames, clip.times, [_sheet_line(result) for result in results]).save(sheet)
+    right = sum(result["score"] for result in results)
+    note(f"{right:.3g} of {len(questions)} right · contact sheet: {sheet}")
+    if as_json:
+        content = {"clip": str(path), "sheet": str(sheet), "seed": seed, "right": right, "questions": results}
+        sys.stdout.write(json.dumps(content) + "\n")
+
+
+def _ask(stream: "AnswerStream", question: "Question", quiet: bool) -> dict[str, Any]:
+    """Ask one question of the drawn clip and compare the answer with the truth."""
+    from filmstrip.world import score
+
+    if not quiet:
+        errors.print(question.text, style="bold", markup=False)
+        print_stream(iter(stream))
+    answer = stream.answer.text
+    points = score(question, answer)
+    if points < 1 and not quiet:
+        note(f"  the truth: {question.answer}")
+    return {"question": question.text, "answer": answer, "truth": question.answer, "score": points}
+
+
+def _sheet_line(result: dict[str, Any]) -> tuple[str, str]:
+    truth = "" if result["score"] == 1 else f"   (truth: {result['truth']})"
+    return result["question"], result["answer"] + truth
 
 
 def draw_demo(seed: int) -> "tuple[Scene, np.ndarray, list[Question]]":

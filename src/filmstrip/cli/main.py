@@ -1,7 +1,9 @@
 """The command line. Verbs import what they need when they run, so that `--help` does not wait for PyTorch."""
 
+import os
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, Any
 
 import typer
 
@@ -9,10 +11,11 @@ from filmstrip import __version__
 from filmstrip.cli import ask, chat, demo, show
 from filmstrip.errors import FilmstripError
 
+UsageError: type[Any] = typer.BadParameter.__bases__[0]  # newer versions of typer carry their own copy of click
+
 app = typer.Typer(
     name="filmstrip",
     help="Video-LLaVA from scratch: ask questions about images and videos, and see what the model was given.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -23,10 +26,11 @@ app.command("show")(show.show)
 app.command("demo")(demo.demo)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"filmstrip {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -40,18 +44,32 @@ def root(
 
 def main() -> None:
     """Run the command line: 0 done, 1 findings, 2 bad input with one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a model may say what the terminal's encoding cannot
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
     except FilmstripError as error:
         if "--debug" in sys.argv:
-            raise
-        sys.stderr.write(f"filmstrip: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+            traceback.print_exc()
+        _fail(str(error))
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        _fail(f"{error.format_message()} (see '{context.command_path if context else 'filmstrip'} --help')")
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stderr.close()
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> None:
+    from filmstrip.cli.terminal import visible
+
+    sys.stderr.write(f"filmstrip: {visible(' '.join(message.split()))}\n")
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ def frame_selection(
         require_choice("frame sampler", sampler, FRAME_SAMPLERS)
     if fps is not None:
         sampler = sampler or "fps"
+    require(
+        frames is None or sampler not in ("fps", "times", "indices"),
+        f"--frames goes with the uniform samplers, not with {sampler}",
+    )
     require(fps is None or sampler == "fps", f"--fps goes with --sampler fps, not {sampler}")
     require(sampler != "fps" or fps is not None, "--sampler fps needs --fps")
     require(at is None or sampler in ("times", "indices"), "--at goes with --sampler times or --sampler indices")

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filmstrip.cli import options
+from filmstrip.cli.terminal import status
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,16 +24,16 @@ def show(
 ) -> None:
     """Show a model's configuration and its parameters by component. Weights are not read.
 
-    Examples:
-
-      filmstrip show tiny
-
-      filmstrip show LanguageBind/Video-LLaVA-7B-hf --json
+    \b[bold]Examples[/bold]
+    filmstrip show tiny
+    filmstrip show LanguageBind/Video-LLaVA-7B-hf --json
     """
-    from filmstrip.checkpoint.read import read_checkpoint
-    from filmstrip.checkpoint.resolve import resolve
-
-    content = summarise(read_checkpoint(resolve(model)))
+    with status("starting"):
+        from filmstrip.checkpoint.read import read_checkpoint
+        from filmstrip.checkpoint.resolve import resolve
+    directory = resolve(model)
+    with status("reading"):
+        content = summarise(read_checkpoint(directory))
     if as_json:
         sys.stdout.write(json.dumps(content) + "\n")
         return
@@ -40,12 +42,11 @@ def show(
 
 def summarise(checkpoint: "Checkpoint") -> dict[str, Any]:
     """Configuration and parameter counts as plain data; the model is built on the meta device."""
-    import torch
-
+    from filmstrip.api.weightless import weightless
     from filmstrip.checkpoint.read import describe
     from filmstrip.models import VideoLlava
 
-    with torch.device("meta"):
+    with weightless():
         model = VideoLlava(checkpoint.config)
     parts: dict[str, nn.Module] = {
         "image_tower": model.image_tower,
@@ -93,12 +94,17 @@ def _print(content: dict[str, Any]) -> None:
     console.print(f"on disk: {stored['tensors']:,} tensors, {stored['bytes']:,} bytes, {', '.join(stored['dtypes'])}\n")
     config = content["config"]
     shown = Table("setting", "value", box=None, pad_edge=False, title="configuration", title_justify="left")
-    for name, value in config.items():
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                shown.add_row(f"{name}.{key}", str(inner))
-        else:
-            shown.add_row(name, str(value))
+    for name, value in _flat(config):
+        shown.add_row(name, str(value))
     for key in ("tokens_per_image", "tokens_per_video_frame", "trained_frames", "chat_template"):
         shown.add_row(key, str(content[key]))
     console.print(shown)
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as pairs of a dotted name and a value."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

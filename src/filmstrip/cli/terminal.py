@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,50 +12,66 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from filmstrip.api import Answer, Assistant
+    from filmstrip.api import Answer, Assistant, OpenedModel
+    from filmstrip.inputs.processor import Prompt
+    from filmstrip.text.tokenizer import Tokenizer
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+# Control characters, which could move the cursor or retitle the window, become the pictures of themselves.
+_VISIBLE = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
+_VISIBLE |= {127: "␡"} | dict.fromkeys(range(128, 160), "�")
+
+
+def visible(text: str) -> str:
+    """`text` with its control characters made visible, safe for a terminal."""
+    return text.translate(_VISIBLE)
 
 
 def note(text: str) -> None:
     """A dim line on standard error."""
-    errors.print(Text(text, style="dim"))
+    errors.print(Text(visible(text), style="dim"))
 
 
 def warn(text: str) -> None:
     """A warning on standard error."""
-    errors.print(Text(f"warning: {text}", style="yellow"))
+    errors.print(Text(f"warning: {visible(text)}", style="yellow"))
 
 
 @contextmanager
 def status(text: str) -> Iterator[None]:
     """A spinner on standard error while something runs; nothing when that is not a terminal."""
     if errors.is_terminal:
-        with errors.status(text):
+        with errors.status(visible(text)):
             yield
     else:
         yield
 
 
-def load_assistant(
-    model: str, *, device: str | None, dtype: str | None, preset: str | None, **choices: object
-) -> "Assistant":
-    """Load a model with a progress bar; print the line that says what was built, and its warnings."""
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=errors, transient=True
-    ) as bar:
-        task = bar.add_task(f"loading {model}", total=None)
-        from filmstrip.api import load
+def open_model(name: str, *, device: str | None, preset: str | None, **choices: object) -> "OpenedModel":
+    """Find a model and check everything but its weights, so that whatever is wrong is said at once."""
+    with status("starting"):
+        from filmstrip import api
+    if "/" in name and errors.is_terminal and not Path(name).exists():
+        note(f"asking the Hugging Face hub for {name}")  # no spinner: a download draws its own bars
+    return api.open_model(name, device=device, preset=preset, **choices)
 
-        assistant = load(
-            model,
-            device=device,
-            dtype=dtype,
-            preset=preset,
-            quiet=True,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-            **choices,
-        )
+
+def load_weights(opened: "OpenedModel", dtype: str | None) -> "Assistant":
+    """Read the weights with a progress bar; print the line that says what was built, and its warnings."""
+    from filmstrip.api.load import as_dtype
+
+    target = as_dtype(dtype)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as bar:
+        task = bar.add_task("reading weights", total=None)
+        assistant = opened.load_weights(target, lambda done, total: bar.update(task, completed=done, total=total))
     note(assistant.summary)
     for text in assistant.warnings:
         warn(text)
@@ -62,38 +79,55 @@ def load_assistant(
 
 
 def print_stream(pieces: Iterator[str]) -> None:
-    """Print an answer as it comes."""
-    for piece in pieces:
-        sys.stdout.write(piece)
+    """Print an answer as it comes. A spinner stands in for the first piece."""
+    shown = visible if sys.stdout.isatty() else str
+    with status("thinking"):
+        piece = next(pieces, "")
+    while piece:
+        sys.stdout.write(shown(piece))
         sys.stdout.flush()
+        piece = next(pieces, "")
     sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def answer_line(answer: "Answer") -> str:
     """One line on how an answer came about."""
     times, plan = answer.timings, answer.prompt.plan
     frames = sum(len(clip.indices) for clip in answer.media)
-    rate = (len(answer.token_ids) - 1) / times.decode if times.decode > 0 and len(answer.token_ids) > 1 else 0.0
+    count = len(answer.token_ids)
+    rate = f" at {(count - 1) / times.decode:.0f}/s" if times.decode > 0 and count > 1 else ""
+    read = f", {answer.prefix_reused} already read" if answer.prefix_reused else ""
     parts = [
-        f"{frames} frame{'s' * (frames != 1)}",
-        f"{len(plan.input_ids)} prompt tokens ({plan.visual_tokens} visual)"
-        + (f", {answer.prefix_reused} of them already read" if answer.prefix_reused else ""),
-        f"first token {times.first_token:.2f} s",
-        f"{len(answer.token_ids)} tokens" + (f" at {rate:.0f}/s" if rate else ""),
+        *([_counted(frames, "frame")] if frames else []),
+        f"{_counted(len(plan.input_ids), 'prompt token')} ({plan.visual_tokens} visual{read})",
+        f"first after {times.first_token:.2f} s",
+        f"{_counted(count, 'token')}{rate}",
         f"ended by {answer.stop_reason}",
     ]
     return " · ".join(parts)
 
 
-def token_map_table(answer: "Answer", assistant: "Assistant") -> Table:
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def token_map_table(prompt: "Prompt", tokenizer: "Tokenizer") -> Table:
     """Every span of the prompt: where it comes from, how many tokens, which positions."""
     from filmstrip.inputs.token_map import explain
 
-    table = Table(title="token map", title_justify="left", box=None, pad_edge=False)
-    table.add_column("span")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("token map")
     table.add_column("tokens", justify="right")
     table.add_column("positions", justify="right")
     table.add_column("text", overflow="fold")
-    for row in explain(answer.prompt.plan, assistant.processor.tokenizer):
-        table.add_row(row.label, str(row.tokens), f"{row.first}..{row.last}", row.excerpt)
+    names = {medium.name: Path(medium.name).name for medium in prompt.plan.media}
+    for row in explain(prompt.plan, tokenizer):
+        excerpt = row.excerpt
+        for path, name in names.items():  # a whole path on every frame's row would leave no room
+            if row.source == "media" and excerpt.startswith(path):
+                excerpt = name + excerpt.removeprefix(path)
+        place = str(row.first) if row.tokens == 1 else f"{row.first}–{row.last}"
+        table.add_row(row.label, str(row.tokens), place, Text(visible(excerpt).replace("\n", "↵")))
+    table.add_row("all", str(len(prompt.plan.input_ids)), "", f"{prompt.plan.visual_tokens} visual", style="bold")
     return table

@@ -55,21 +55,21 @@ class TokenLoop:
         for step in range(self.sampling.max_new_tokens):
             with torch.inference_mode():
                 ids_B = self._choose(logits_BW)
-            yield ids_B
+                ended_B = torch.tensor(self.ended, device=ids_B.device)
+            yield ids_B.masked_fill(ended_B, self.fill_id)
             self.ended = [
                 ended or bool(hit)
                 for ended, hit in zip(self.ended, torch.isin(ids_B, self.eos_ids).tolist(), strict=True)
             ]
             if all(self.ended) or step + 1 == self.sampling.max_new_tokens:
                 return
+            # Ended rows go on with what they chose: nobody sees it, and `fill_id` may lie outside the vocabulary.
             with torch.inference_mode():
                 logits_BW = self._advance(ids_B)
 
     def _choose(self, logits_BW: Tensor) -> Int[Tensor, "B"]:
         ids_B = sample_tokens(logits_BW, self.sampling, self._seen_BW, self._generators)
-        ended_B = torch.tensor(self.ended, device=ids_B.device)
-        ids_B = ids_B.masked_fill(ended_B, self.fill_id)
-        self._seen_BW.scatter_(1, ids_B.clamp(max=self._seen_BW.shape[1] - 1)[:, None], True)
+        self._seen_BW.scatter_(1, ids_B[:, None], True)
         return ids_B
 
     def _advance(self, ids_B: Tensor) -> Float[Tensor, "B W"]:

@@ -49,11 +49,11 @@ def filter_logits(logits_BW: Float[Tensor, "B W"], sampling: SamplingConfig) -> 
         least_B1 = logits_BW.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits_BW = logits_BW.masked_fill(logits_BW < least_B1, -torch.inf)
     if sampling.top_p < 1.0:
-        sorted_BW, order_BW = logits_BW.sort(dim=-1, descending=True)
-        mass_before_BW = sorted_BW.softmax(dim=-1).cumsum(dim=-1) - sorted_BW.softmax(dim=-1)
-        drop_sorted_BW = mass_before_BW >= sampling.top_p
-        drop_sorted_BW[:, 0] = False
-        drop_BW = torch.zeros_like(drop_sorted_BW).scatter(-1, order_BW, drop_sorted_BW)
+        # From the least likely up, as transformers does it, so that ties and roundings fall the same way.
+        sorted_BW, order_BW = logits_BW.sort(dim=-1)
+        drop_sorted_BW = sorted_BW.softmax(dim=-1).cumsum(dim=-1) <= 1 - sampling.top_p
+        drop_sorted_BW[:, -1] = False
+        drop_BW = drop_sorted_BW.scatter(-1, order_BW, drop_sorted_BW)
         logits_BW = logits_BW.masked_fill(drop_BW, -torch.inf)
     if sampling.min_p > 0.0:
         probabilities_BW = logits_BW.softmax(dim=-1)

@@ -27,9 +27,7 @@ class VideoLlava(nn.Module):
         super().__init__()
         self.config = config
         self.image_tower = VisionTower(config.image_tower, "image_tower")
-        self.video_tower = (
-            self.image_tower if config.shared_towers else VisionTower(config.video_tower, "video_tower")
-        )
+        self.video_tower = self.image_tower if config.shared_towers else VisionTower(config.video_tower, "video_tower")
         self.projector = Projector(config)
         self.text_tower = Decoder(config.text)
 
@@ -86,9 +84,7 @@ class VideoLlava(nn.Module):
         mask = causal_mask(attention_mask, length, past + length, x_BTD.device)
         return self.text_tower(x_BTD, positions_BT, mask, cache, taps)
 
-    def encode_images(
-        self, pixels_MCYX: Float[Tensor, "I C Y X"], taps: Taps | None = None
-    ) -> Float[Tensor, "I R D"]:
+    def encode_images(self, pixels_MCYX: Float[Tensor, "I C Y X"], taps: Taps | None = None) -> Float[Tensor, "I R D"]:
         """Projected visual tokens of images."""
         return self._encode(pixels_MCYX[:, None], "image", taps)
 

@@ -52,7 +52,8 @@ def transformers_points(config: ModelConfig, kinds: Sequence[MediaKind]) -> tupl
     `kinds` are the kinds of media in the call: its one projector runs for images first, then for videos.
     """
     points: list[HookPoint] = []
-    for call, kind in enumerate(kind for kind in ("image", "video") if kind in kinds):
+    in_order: tuple[MediaKind, ...] = ("image", "video")
+    for call, kind in enumerate(kind for kind in in_order if kind in kinds):
         tower, theirs = f"{kind}_tower", f"model.{kind}_tower"
         points += [HookPoint(f"{tower}.embeddings", f"{theirs}.embeddings")]
         points += [HookPoint(f"{tower}.hidden_states.0", f"{theirs}.pre_layrnorm")]

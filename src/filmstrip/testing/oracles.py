@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoProcessor,
@@ -19,6 +20,7 @@ from transformers import (
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from filmstrip.config import SamplingConfig
 from filmstrip.testing.compare import Activations, HookPoint, record_hooks
@@ -90,7 +92,7 @@ def reference_activations(
 def reference_generate(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
     """New token ids only, greedy unless `options` (of transformers' `GenerationConfig`) say otherwise."""
     with torch.inference_mode():
-        ids = model.generate(**inputs, **{"do_sample": False, **options})
+        ids: torch.Tensor = model.generate(**inputs, **{"do_sample": False, **options})
     return ids[:, inputs["input_ids"].shape[1] :]
 
 
@@ -107,12 +109,22 @@ def reference_filter(logits_BW: torch.Tensor, sampling: SamplingConfig, input_id
         steps.append(TopPLogitsWarper(sampling.top_p))
     if sampling.min_p > 0.0:
         steps.append(MinPLogitsWarper(sampling.min_p))
-    return steps(input_ids, logits_BW)
+    filtered_BW: torch.Tensor = steps(input_ids, logits_BW)
+    return filtered_BW
 
 
 def load_reference_gguf(file: Path) -> Any:
-    """The causal language model in a GGUF file, dequantised to float32."""
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    """The causal language model in a GGUF file, dequantised to float32 by transformers' own reader.
+
+    `from_pretrained(gguf_file=...)` does the same and wants the library accelerate for it, so its two steps are
+    called here. Raises `RuntimeError` for a missing or unexpected tensor; only a tied head may be absent.
+    """
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    state = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model)["tensors"]
+    if config.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    model.load_state_dict(state, strict=True)
     return model.eval()
 
 

@@ -51,19 +51,20 @@ TOLERANCES: dict[str, Tolerance] = {
     "golden fixture": Tolerance(
         "float32",
         bound=5e-5,
-        worst=0.0,
+        worst=1.0e-5,
         reason="the table is printed with five decimals (5e-6) and its values were checked across kernels to 1e-5",
     ),
     "golden fixture, sums": Tolerance(
         "float32",
         bound=1e-3,
-        worst=0.0,
-        reason="the sum of 6,000 logits is printed with three decimals, and kernels move it by 1e-4",
+        worst=4.7e-4,
+        reason="the sum of 6,000 logits is printed with three decimals (5e-4), and kernels move it by 1e-4",
     ),
     "real LLaMA weights": Tolerance(
         "float32",
         bound=1e-3,
-        worst=0.0,
-        reason="",
+        worst=4.6e-5,
+        reason="30 layers of the same sums; nothing with the same kernels, 4.6e-5 against written-out attention, on "
+        "logits up to 29; rows of q and k left in llama.cpp's order would move them by 13",
     ),
 }

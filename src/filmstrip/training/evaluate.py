@@ -80,7 +80,7 @@ def answer(
     texts = []
     for start in range(0, len(examples), _BATCH):
         rows = examples[start : start + _BATCH]
-        prompts = [processor.prepare([_clip(row)], [user_turn(row.question.text)]) for row in rows]
+        prompts = [processor.prepare([as_clip(row)], [user_turn(row.question.text)]) for row in rows]
         batch = collate(prompts, processor.model_config.pad_token_id)
         ids = model.generate(
             batch.input_ids,
@@ -149,7 +149,8 @@ def as_json(results: dict[str, FamilyResult]) -> dict[str, object]:
     return {family: asdict(result) for family, result in results.items()}
 
 
-def _clip(example: Example) -> Clip:
+def as_clip(example: Example) -> Clip:
+    """The frames of an example as if they had been read from a file."""
     count = len(example.frames)
     return Clip(
         path="drawn",

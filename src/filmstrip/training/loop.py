@@ -104,6 +104,11 @@ class Trainer:
         """The file that holds the last good state."""
         return self.directory / "checkpoint.pt"
 
+    @property
+    def log_path(self) -> Path:
+        """One JSON object a step."""
+        return self.directory / "log.jsonl"
+
     def run(
         self, batches: Iterable[Any], loss_function: LossFunction, report: Callable[[], None] | None = None
     ) -> None:
@@ -114,7 +119,7 @@ class Trainer:
         """
         started = time.monotonic() - self.state.seconds
         saved_at = self.state.seconds
-        with _progress_bar() as bar, (self.directory / "log.jsonl").open("a") as log:
+        with _progress_bar() as bar, self.log_path.open("a") as log:
             task = bar.add_task(self.directory.name, total=1.0)
             for batch in self._until_done(batches):
                 progress = self.schedule.progress(self.state.step, self.state.seconds)
@@ -171,6 +176,14 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.state = RunState(**state["run"])
+        self._forget_later_steps()
+
+    def _forget_later_steps(self) -> None:
+        """Drop log lines of steps that ran after the checkpoint: they will be run, and logged, again."""
+        path = self.log_path
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.state.step]
+        path.write_text("".join(f"{line}\n" for line in kept))
 
 
 def _progress_bar() -> Progress:

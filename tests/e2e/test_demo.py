@@ -1,0 +1,127 @@
+"""`filmstrip demo` and the bundled model: the first minute."""
+
+import json
+import os
+import pty
+import sys
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+from PIL import Image
+
+import filmstrip
+from filmstrip.cli.demo import draw_demo
+from filmstrip.world import score
+from tests.e2e.helpers import Result, decode_all, needs_bundled_model, refused, succeed
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """One run with the bundled model, and the folder it wrote to."""
+    out = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    return succeed("demo", "--out", out), out
+
+
+@needs_bundled_model
+def test_it_writes_the_clip_and_a_contact_sheet(demo: tuple[Result, Path]) -> None:
+    result, out = demo
+    assert sorted(path.name for path in out.iterdir()) == ["clip-7.mp4", "clip-7.png"]
+    times, pixels = decode_all(out / "clip-7.mp4", [0])
+    _, frames, questions = draw_demo(7)
+    assert len(times) == len(frames)
+    assert pixels[0].shape == frames[0].shape
+    # The file is the drawn clip: the codec changes a grey level here and there, not the picture.
+    assert abs(pixels[0].astype(int) - frames[0].astype(int)).mean() < 4
+    sheet = Image.open(out / "clip-7.png")
+    assert sheet.width > 8 * 100 and sheet.height > 150 + 20 * len(questions)
+    assert f"drew {out / 'clip-7.mp4'}: {len(frames)} frames" in result.err
+
+
+@needs_bundled_model
+def test_it_prints_an_answer_to_each_question(demo: tuple[Result, Path]) -> None:
+    result, out = demo
+    _, _, questions = draw_demo(7)
+    answers = result.out.splitlines()
+    assert len(answers) == len(questions) == 6 and all(answers)
+    assert [line for line in result.err.splitlines() if line in [one.text for one in questions]] == [
+        question.text for question in questions
+    ]
+    right = sum(score(question, answer) for question, answer in zip(questions, answers, strict=True))
+    assert f"{right:.3g} of 6 right · contact sheet: {out / 'clip-7.png'}" in result.err
+    wrong = [question for question, answer in zip(questions, answers, strict=True) if score(question, answer) < 1]
+    assert result.err.count("the truth: ") == len(wrong)
+
+
+@needs_bundled_model
+def test_the_first_question_of_the_demo_is_answered_right(demo: tuple[Result, Path]) -> None:
+    result, _ = demo
+    question = draw_demo(7)[2][0]
+    assert score(question, result.out.splitlines()[0]) == 1, (question, result.out)
+
+
+@needs_bundled_model
+def test_the_bundled_model_is_better_than_chance_over_several_demos(tmp_path: Path) -> None:
+    """Not its accuracy (scripts/evaluate_tiny.py measures that), but that what is bundled is the trained one."""
+    asked = []
+    for seed in range(1, 5):
+        asked += succeed("demo", "--seed", str(seed), "--out", tmp_path, "--json").json["questions"]
+    wrong = [(one["question"], one["answer"], one["truth"]) for one in asked if one["score"] < 1]
+    # The best constant answer of each family gets 0.3 on the whole (60 clips).
+    assert sum(one["score"] for one in asked) / len(asked) > 0.6, wrong
+
+
+@needs_bundled_model
+def test_json(demo: tuple[Result, Path], tmp_path: Path) -> None:
+    content = succeed("demo", "--out", tmp_path, "--json").json
+    assert set(content) == {"clip", "sheet", "seed", "right", "questions"}
+    assert [one["answer"] for one in content["questions"]] == demo[0].out.splitlines()
+    assert Path(content["clip"]).is_file() and Path(content["sheet"]).is_file()
+
+
+@needs_bundled_model
+def test_tiny_is_the_default_and_loads_by_name(demo: tuple[Result, Path]) -> None:
+    _, out = demo
+    question = draw_demo(7)[2][0].text
+    card = succeed("ask", out / "clip-7.mp4", question, "--json").json
+    assert card["model"] == "tiny"
+    assert card["answer"] == filmstrip.load("tiny", quiet=True).ask(out / "clip-7.mp4", question).text
+    assert card["warnings"] == []
+
+
+@needs_bundled_model
+def test_frames_are_drawn_at_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "filmstrip.cli.main", "demo", "--out", str(tmp_path)]
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80"}
+    process = Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 65_536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    assert process.wait(60) == 0
+    os.close(ours)
+    assert seen.count("▀".encode()) >= 8 * 22 * 11  # eight frames, 22 columns, 11 lines of two pixels each
+    assert b"contact sheet" in seen
+
+
+def test_the_same_seed_draws_the_same_clip() -> None:
+    first, again, other = draw_demo(3), draw_demo(3), draw_demo(4)
+    assert (first[1] == again[1]).all() and not (first[1] == other[1]).all()
+    assert [question.text for question in first[2]] == [question.text for question in again[2]]
+
+
+def test_a_model_of_any_training_can_be_shown(checkpoint: Path, tmp_path: Path) -> None:
+    result = succeed("demo", "-m", checkpoint, "--out", tmp_path, "--json")
+    assert json.loads(result.out)["right"] <= 6
+    assert "Video-LLaVA without temporal attention" in result.err
+
+
+def test_a_seed_below_zero() -> None:
+    assert "Invalid value for '--seed'" in refused("demo", "--seed", "-1")

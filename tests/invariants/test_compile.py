@@ -1,0 +1,57 @@
+"""Plain annotations do not stand in the way of `torch.compile`.
+
+In a process of its own: under pytest the import hook wraps every function in a type checker, which does break graphs.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import torch
+from tests.models import TEMPORAL, random_model
+from filmstrip.models.decoder import DecoderBlock
+from filmstrip.ops.masks import AttentionMask
+
+assert not hasattr(DecoderBlock.forward, "__wrapped__"), "the type-checking hook is active"
+torch.set_num_threads(1)
+torch.manual_seed(0)
+
+
+def same(name, compiled, plain, *args):
+    with torch.inference_mode():
+        difference = float((compiled(*args) - plain(*args)).abs().max())
+    assert difference < 1e-4, (name, difference)  # generated kernels sum in another order; values reach 8
+
+
+model = random_model(TEMPORAL)
+x = torch.randn(2, 7, 64)
+rotary = (torch.randn(2, 7, 16), torch.randn(2, 7, 16))
+block = model.text_tower.blocks[0]
+same("block", torch.compile(block, fullgraph=True), block, x, rotary, AttentionMask(is_causal=True), "sdpa")
+
+# What follows is traced in one graph but not turned into machine code, which takes a minute and shows no more.
+trace = lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")
+mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])
+same("decode", trace(model.decode), model.decode, x)
+same("decode, padded", trace(model.decode), model.decode, x, mask)
+same("images", trace(model.encode_images), model.encode_images, torch.randn(2, 3, 28, 28))
+same("videos", trace(model.encode_videos), model.encode_videos, torch.randn(1, 3, 3, 28, 28))
+
+# The whole forward checks the ids it is given, so it looks at values and is more than one graph.
+ids = torch.tensor([[1, 5] + [190] * 4 + [2] + [191] * 15 + [3]])
+media = (torch.randn(1, 3, 28, 28), torch.randn(1, 3, 3, 28, 28))
+same("forward", torch.compile(model.forward, backend="aot_eager"), model.forward, ids, *media)
+"""
+
+
+def test_blocks_towers_and_forward_compile() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
