@@ -80,11 +80,7 @@ class Chat:
         """The cache, cut back to what it shares with `prompt` and with room for the rest."""
         ids = prompt.plan.input_ids
         needed = len(ids) + max_new_tokens
-        shared = 0
-        for old, new in zip(self._cached_ids, ids[:-1], strict=False):  # at least one token must be read
-            if old != new:
-                break
-            shared += 1
+        shared = _common_prefix(self._cached_ids, ids[:-1])  # at least one token must be read
         config = self.assistant.config.text
         trained = config.rope.original_max_positions or config.max_positions
         if config.rope.scaling == "dynamic" and len(ids) > trained:
@@ -95,3 +91,9 @@ class Chat:
             self._cache.truncate(shared if shared >= last_visual else 0)
             self._cache.reserve(needed)
         return self._cache
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Number of leading elements that two sequences share."""
+    pairs = zip(first, second, strict=False)
+    return next((index for index, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
