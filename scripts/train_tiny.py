@@ -17,18 +17,21 @@ from filmstrip.training.tiny import TinyRecipe, export, make_tokenizer, pretrain
 def main(
     directory: Annotated[Path, typer.Argument(help="Where checkpoints, logs and the result go.")],
     seed: Annotated[int, typer.Option(help="Decides the weights and every clip.")] = 0,
-    tower_minutes: Annotated[float, typer.Option(help="Time for the vision tower.")] = 6,
-    language_minutes: Annotated[float, typer.Option(help="Time for the conversations.")] = 45,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    tower_minutes: Annotated[
+        float | None, typer.Option(help="Time for the vision tower (default: the recipe's number of steps).")
+    ] = None,
+    language_minutes: Annotated[
+        float | None, typer.Option(help="Time for the conversations (default: the recipe's number of steps).")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 1 beside other work, 2 on a quiet pair of cores.")] = 2,
 ) -> None:
-    """Vision tower, then language model."""
+    """Vision tower, then language model. Rates follow the share of steps, or of minutes, that has passed."""
     torch.set_num_threads(threads)
     recipe = TinyRecipe(seed=seed)
-    recipe = replace(
-        recipe,
-        tower=replace(recipe.tower, minutes=tower_minutes),
-        language=replace(recipe.language, minutes=language_minutes),
-    )
+    if tower_minutes is not None:
+        recipe = replace(recipe, tower=replace(recipe.tower, steps=None, minutes=tower_minutes))
+    if language_minutes is not None:
+        recipe = replace(recipe, language=replace(recipe.language, steps=None, minutes=language_minutes))
     tokenizer = make_tokenizer(directory / "tokenizer", seed)
     tower = pretrain_tower(recipe, directory / "tower")
     model = train_language(recipe, tower, tokenizer, directory / "language")

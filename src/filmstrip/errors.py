@@ -22,7 +22,3 @@ class ConfigError(FilmstripError):
 
 class PromptError(FilmstripError):
     """A prompt whose placeholders and media disagree, or that cannot be rendered."""
-
-
-class FilmstripWarning(UserWarning):
-    """Something was lost or is unusual, and the result is still usable."""

@@ -13,7 +13,7 @@ import torch
 
 import filmstrip
 from filmstrip.api import Assistant, OpenedModel, open_model
-from filmstrip.errors import CheckpointError, ConfigError, FilmstripError, PromptError
+from filmstrip.errors import CheckpointError, ConfigError, FilmstripError, MediaError, PromptError
 from filmstrip.media.sample import FrameSelection
 from filmstrip.shapes import Tensor
 
@@ -118,8 +118,50 @@ def test_a_batch_without_a_seed_records_the_one_it_drew_with(assistant: Assistan
         assert assistant.ask(media, question, seed=seed, **options).token_ids == answer.token_ids
 
 
+def test_rows_of_a_batch_without_a_seed_draw_on_their_own(assistant: Assistant) -> None:
+    answers = assistant.ask_batch([("clip.mp4", "what is this")] * 3, max_new_tokens=12, temperature=3.0)
+    assert len({answer.run_card["sampling"]["seed"] for answer in answers}) == 3
+    assert len({answer.token_ids for answer in answers}) == 3
+    given = assistant.ask_batch([("clip.mp4", "what is this")] * 2, max_new_tokens=12, temperature=3.0, seed=5)
+    alone = assistant.ask("clip.mp4", "what is this", max_new_tokens=12, temperature=3.0, seed=5)
+    assert [answer.token_ids for answer in given] == [alone.token_ids] * 2
+
+
+def test_a_batch_chooses_frames(assistant: Assistant) -> None:
+    selection = FrameSelection("times", times=(0.0, 1.0))
+    (answer,) = assistant.ask_batch([("clip.mp4", "what is this")], selection=selection, max_new_tokens=3)
+    assert answer.run_card == assistant.ask("clip.mp4", "what is this", selection=selection, max_new_tokens=3).run_card
+    assert answer.media[0].indices == (0, 8)
+    assert answer.run_card["preset"]["frame_sampler"] == "times"
+
+
 def test_an_empty_batch(assistant: Assistant) -> None:
     assert assistant.ask_batch([]) == []
+
+
+def test_a_stop_string_in_what_was_held_back(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that breaks off inside a character ends in U+FFFD; found at the end, it is a stop string all the same,
+    alone and in a batch."""
+    tokenizer = assistant.processor.tokenizer
+    ids = [tokenizer.token_to_id("▁the"), tokenizer.token_to_id("<0xE2>"), assistant.model.eos_token_ids[0]]
+    options: dict[str, Any] = {"stop_strings": "\ufffd", "max_new_tokens": 9}
+    found = []
+    for ask in (
+        lambda: assistant.ask("photo.png", "what", **options),
+        lambda: assistant.ask_batch([("photo.png", "what")], **options)[0],
+    ):
+        monkeypatch.setattr("filmstrip.generation.loop.sample_tokens", Scripted(ids))
+        answer = ask()
+        found.append((answer.text, answer.stop_reason))
+    assert found == [("the", "stop_string")] * 2
+
+
+def test_newlines_that_are_byte_tokens_stop_generation(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = assistant.processor.tokenizer
+    newline = tokenizer.token_to_id("<0x0A>")
+    monkeypatch.setattr("filmstrip.generation.loop.sample_tokens", Scripted([*[newline] * 20]))
+    answer = assistant.ask("photo.png", "what", stop_strings="\n", max_new_tokens=20)
+    assert (answer.text, answer.token_ids, answer.stop_reason) == ("", (newline,), "stop_string")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -133,7 +175,7 @@ def test_streamed_pieces_join_to_the_text(assistant: Assistant, seed: int) -> No
 class Scripted:
     """Stands in for a model's choices: fixed ids, whatever the logits are."""
 
-    def __init__(self, ids: list[int]) -> None:
+    def __init__(self, ids: list[Any]) -> None:
         self.ids = iter(ids)
 
     def __call__(self, logits_BW: Tensor, *_: Any) -> Tensor:
@@ -237,6 +279,17 @@ def test_timings_are_those_of_this_question(assistant: Assistant) -> None:
         assert times.first_token + times.decode < passed
 
 
+def test_timings_leave_out_the_readers_time(assistant: Assistant) -> None:
+    stream = assistant.stream("clip.mp4", "what is this", max_new_tokens=12)
+    slept, started = 0.0, time.perf_counter()
+    for _ in stream:
+        time.sleep(0.1)
+        slept += 0.1
+    passed, times = time.perf_counter() - started, stream.answer.timings
+    assert slept > 0.3
+    assert 0 < times.decode < passed - slept
+
+
 def test_the_run_card_is_json_and_the_same_twice(assistant: Assistant, checkpoint: Path) -> None:
     again = filmstrip.load(checkpoint, quiet=True)
     cards = [
@@ -337,6 +390,7 @@ def test_bad_choices_are_one_line(checkpoint: Path, choices: dict[str, Any], wor
         ({"temperatur": 1.0}, "did you mean 'temperature'?"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"max_new_tokens": 10**19}, "max_new_tokens must be at most 1,000,000"),
         ({"seed": -1}, "the seed must be from 0"),
         ({"seed": 2**70}, "the seed must be from 0"),
         ({"stop_strings": ("",)}, "a stop string must not be empty"),
@@ -349,14 +403,45 @@ def test_bad_sampling_options_are_one_line(assistant: Assistant, sampling: dict[
         assert words in str(raised.value)
 
 
-def test_more_tokens_than_memory_is_one_line(assistant: Assistant) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", "hot"), ("max_new_tokens", 2.5), ("top_k", 1.5), ("seed", 1.5), ("stop_strings", 5)],
+)
+def test_options_of_the_wrong_type_are_one_line(assistant: Assistant, name: str, value: Any) -> None:
     for ask in (assistant.ask, lambda media, text, **options: assistant.chat(media).say(text, **options)):
-        with pytest.raises(FilmstripError, match="not enough memory for a key/value cache of 100,000,0"):
-            ask("clip.mp4", "what", max_new_tokens=10**14)
+        with pytest.raises(ConfigError, match=rf"{name} must be .*{value}"):
+            ask("clip.mp4", "what", **{name: value})
+
+
+def test_media_and_questions_of_the_wrong_type_are_one_line(assistant: Assistant) -> None:
+    anything: Any = None
+    for media in (anything, 5, [None], ["clip.mp4", 5]):
+        with pytest.raises(MediaError, match="media must be paths or clips"):
+            assistant.ask(media, "what")
+        with pytest.raises(MediaError, match="media must be paths or clips"):
+            assistant.ask_batch([(media, "what")])
+    with pytest.raises(PromptError, match="the question must be text, not None"):
+        assistant.ask("clip.mp4", anything)
+    with pytest.raises(PromptError, match="the question must be text, not None"):
+        assistant.chat("clip.mp4").say(anything)
+    with pytest.raises(PromptError, match="the system line must be text, not 5"):
+        assistant.ask("clip.mp4", "what", system=5)  # type: ignore[arg-type]
+
+
+def test_more_tokens_than_memory_is_one_line(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nand more lines")
+
+    monkeypatch.setattr("filmstrip.api.assistant.new_cache", full)
+    monkeypatch.setattr("filmstrip.api.chat.new_cache", full)
+    for ask in (assistant.ask, lambda media, text, **options: assistant.chat(media).say(text, **options)):
+        with pytest.raises(FilmstripError, match="not enough memory for a key/value cache of 1,000,0"):
+            ask("clip.mp4", "what", max_new_tokens=10**6)
 
 
 def test_one_stop_string_may_be_a_plain_string(assistant: Assistant) -> None:
     assert assistant.settings({"stop_strings": "###"}).stop_strings == ("###",)
+    assert assistant.settings({"stop_strings": ["a", "b"]}).stop_strings == ("a", "b")
 
 
 def test_a_hub_id_that_is_not_cached_is_one_line_offline() -> None:

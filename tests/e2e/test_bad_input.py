@@ -135,11 +135,22 @@ def test_no_question() -> None:
 
 
 def test_the_last_argument_is_a_file(refuse: Callable[..., str], clip: Path) -> None:
-    assert refuse(clip) == f"the last argument must be the question, but {str(clip)!r} is a file"
+    assert refuse(clip) == f"the last argument must be the question, in quotes, but {str(clip)!r} is a file"
+    assert refuse("What happens", clip).endswith(f"in quotes, but {str(clip)!r} is a file")  # the wrong way round
+
+
+def test_the_last_argument_is_a_directory(refuse: Callable[..., str], clip: Path) -> None:
+    message = f"the last argument must be the question, in quotes, but {str(clip.parent)!r} is a directory"
+    assert refuse(clip, clip.parent) == message
+
+
+def test_a_question_without_quotes(refuse: Callable[..., str], clip: Path) -> None:
+    message = "What: no such file; the question is the last argument, in quotes"
+    assert refuse(clip, "What", "happens?") == message
 
 
 def test_the_last_argument_looks_like_a_file(refuse: Callable[..., str], clip: Path) -> None:
-    assert refuse(clip, "typo.MP4").startswith("the last argument must be the question, but 'typo.MP4' looks like")
+    assert " but 'typo.MP4' looks like a file (and there is none of this name)" in refuse(clip, "typo.MP4")
 
 
 def test_an_empty_question(refuse: Callable[..., str], clip: Path) -> None:
@@ -179,6 +190,15 @@ def test_a_chat_question_with_a_placeholder_too_many(checkpoint: Path, clip: Pat
     assert result.err.splitlines()[-1].startswith("filmstrip: the prompt has 2 video placeholders for 1 video")
 
 
+def test_a_bad_line_in_a_pipe_does_not_lose_the_answers_before_it(checkpoint: Path, clip: Path) -> None:
+    arguments = ("chat", clip, "-m", checkpoint, "--max-new-tokens", "2", "--json")
+    result = run(*arguments, stdin="what is this\nwhat is <video>\nnever asked\n")
+    assert result.code == 2
+    assert [turn["question"] for turn in result.json["turns"]] == ["what is this"]
+    assert result.err.splitlines()[-1].startswith("filmstrip: the prompt has ")
+    assert run(*arguments, stdin="what is <video>\n").out == ""
+
+
 # Options
 
 
@@ -189,8 +209,12 @@ def test_a_chat_question_with_a_placeholder_too_many(checkpoint: Path, clip: Pat
         (["--top-k", "-1"], "top_k must not be negative"),
         (["--min-p", "1.5"], "min_p must be between 0 and 1"),
         (["--temperature", "-1"], "temperature must not be negative, is -1.0"),
-        (["--temperature", "nan"], "temperature must not be negative, is nan"),
+        (["--temperature", "nan"], "temperature must be a finite number, not nan"),
+        (["--temperature", "inf"], "temperature must be a finite number, not inf"),
         (["--repetition-penalty", "0"], "repetition_penalty must be above 0"),
+        (["--repetition-penalty", "nan"], "repetition_penalty must be a finite number, not nan"),
+        (["--repetition-penalty", "inf"], "repetition_penalty must be a finite number, not inf"),
+        (["--max-new-tokens", "10000000000000000000"], "max_new_tokens must be at most 1,000,000"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--seed", "99999999999999999999"], "the seed must be from 0 to 9223372036854775807"),
         (["--frames", "0"], "Invalid value for '--frames'"),
@@ -233,8 +257,12 @@ def test_no_gpu(refuse: Callable[..., str], clip: Path) -> None:
     assert refuse(clip, "what", "--device", "cuda").startswith("device 'cuda' is not available: ")
 
 
-def test_more_tokens_than_memory(checkpoint: Path, clip: Path) -> None:
-    result = run("ask", clip, "what", "-m", checkpoint, "--max-new-tokens", str(10**13))
+def test_more_tokens_than_memory(checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("filmstrip.api.assistant.new_cache", full)
+    result = run("ask", clip, "what", "-m", checkpoint, "--max-new-tokens", "1000000")
     assert (result.code, result.out) == (2, "")
     assert "filmstrip: there is not enough memory for a key/value cache of" in result.err.splitlines()[-1]
 

@@ -182,7 +182,11 @@ def test_a_stop_string_ends_the_answer_before_itself(ask: Any, clip: Path) -> No
 def test_the_token_map_covers_the_prompt(checkpoint: Path, clip: Path) -> None:
     arguments = ("ask", clip, "what is this", "-m", checkpoint, "--max-new-tokens", "2")
     content = succeed(*arguments, "--json", "--explain").json
-    header, *rows, total = succeed(*arguments, "--explain").out.rstrip().splitlines()[:-2]
+    result = succeed(*arguments, "--explain")
+    assert result.out == content["answer"] + "\n"  # `> answer.txt` gets the answer and nothing else
+    lines = result.err.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("token map"))
+    header, *rows, total = lines[start : lines.index("", start)]
     assert header.split() == ["token", "map", "tokens", "positions", "text"]
     # label, tokens, first position, last position if there are several
     parsed = [re.match(r"(\S.*?) {2,}(\d+) {2,}(\d+)(?:–(\d+))?(?: |$)", row) for row in rows]
@@ -270,9 +274,8 @@ def test_a_system_line_stands_in_front(ask: Any, clip: Path) -> None:
 
 def test_chat_through_a_pipe_reuses_what_was_read(checkpoint: Path, clip: Path) -> None:
     arguments = ("chat", clip, "-m", checkpoint, "--max-new-tokens", "3")
-    questions = "what is this\nhow many\n\nnot asked any more\n"
-    result = succeed(*arguments, stdin=questions)
-    assert len(result.out.splitlines()) == 2  # an empty line ends it
+    result = succeed(*arguments, stdin="\nwhat is this\n\n  \nhow many\n\n")
+    assert len(result.out.splitlines()) == 2  # empty lines only separate questions
     assert "clip.mp4: video, 8 of 24 frames" in result.err
     first, second = succeed(*arguments, "--json", stdin="what is this\nhow many").json["turns"]  # so does the end
     assert set(first) == ANSWER_KEYS | {"question"}
@@ -281,6 +284,18 @@ def test_chat_through_a_pipe_reuses_what_was_read(checkpoint: Path, clip: Path) 
     assert second["prefix_reused"] >= first["prompt_tokens"]
     assert f"({second['visual_tokens']} visual, {second['prefix_reused']} already read)" in result.err
     assert result.out == f"{first['answer']}\n{second['answer']}\n"
+
+
+def test_the_summary_names_the_sampler_that_runs(checkpoint: Path, clip: Path) -> None:
+    common = ("-m", checkpoint, "--max-new-tokens", "2", "--preset", "transformers")
+    inclusive, fps = ("--sampler", "uniform-inclusive"), ("--fps", "2")
+    for result in (
+        succeed("ask", clip, "what", *common, *inclusive),
+        succeed("chat", clip, *common, *inclusive, stdin="what\n"),
+    ):
+        assert "preset transformers, changed (frames uniform-inclusive, pixels clip" in result.err
+    assert "preset transformers, changed (frames fps, pixels clip" in succeed("ask", clip, "what", *common, *fps).err
+    assert "preset transformers (frames uniform-exclusive" in succeed("ask", clip, "what", *common).err
 
 
 def test_chat_warns_about_the_same_thing_once(checkpoint: Path, clip: Path) -> None:
@@ -331,7 +346,7 @@ def test_show_json_agrees_with_the_files(checkpoint: Path) -> None:
     ):
         numbers = [tensor.numel() for name, tensor in stored.items() if name.startswith(prefix)]
         assert content["parameters"][part] == {"parameters": sum(numbers), "tensors": len(numbers)}
-    assert content["stored"] == {"tensors": len(stored), "bytes": 4 * total, "dtypes": ["F32"]}
+    assert content["stored"] == {"tensors": len(stored), "bytes": 4 * total, "dtypes": ["float32"]}
     assert (content["layout"], content["tokens_per_image"], content["tokens_per_video_frame"]) == ("A", 4, 5)
     assert content["config"]["text"]["num_kv_heads"] == 2
     assert content["config"]["video_tower"]["temporal_attention"] is False
@@ -339,7 +354,7 @@ def test_show_json_agrees_with_the_files(checkpoint: Path) -> None:
 
 def test_show_prints_the_same_figures(checkpoint: Path) -> None:
     out = succeed("show", checkpoint).out
-    assert "Video-LLaVA without temporal attention, hub layout (A), F32, 272 k parameters" in out
+    assert "Video-LLaVA without temporal attention, hub layout (A), float32, 272 k parameters" in out
     assert re.search(r"^total +272,064 +176$", out, re.MULTILINE)
     assert re.search(r"^text\.num_kv_heads +2 *$", out, re.MULTILINE)
     assert re.search(r"^text\.rope\.theta +10000\.0 *$", out, re.MULTILINE)

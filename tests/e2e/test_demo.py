@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import filmstrip
-from filmstrip.cli.demo import draw_demo
+from filmstrip.cli.demo import draw_demo, tally
 from filmstrip.world import score
 from tests.e2e.helpers import Result, decode_all, needs_bundled_model, refused, succeed
 
@@ -42,13 +42,12 @@ def test_it_writes_the_clip_and_a_contact_sheet(demo: tuple[Result, Path]) -> No
 def test_it_prints_an_answer_to_each_question(demo: tuple[Result, Path]) -> None:
     result, out = demo
     _, _, questions = draw_demo(7)
-    answers = result.out.splitlines()
+    asked, answers = result.out.splitlines()[::2], result.out.splitlines()[1::2]
+    assert asked == [question.text for question in questions]
     assert len(answers) == len(questions) == 6 and all(answers)
-    assert [line for line in result.err.splitlines() if line in [one.text for one in questions]] == [
-        question.text for question in questions
-    ]
-    right = sum(score(question, answer) for question, answer in zip(questions, answers, strict=True))
-    assert f"{right:.3g} of 6 right · contact sheet: {out / 'clip-7.png'}" in result.err
+    scores = [score(question, answer) for question, answer in zip(questions, answers, strict=True)]
+    assert f"{scores.count(1)} of 6 right" in result.err
+    assert f"{tally(scores)} · contact sheet: {out / 'clip-7.png'}" in result.err
     wrong = [question for question, answer in zip(questions, answers, strict=True) if score(question, answer) < 1]
     assert result.err.count("the truth: ") == len(wrong)
 
@@ -57,7 +56,7 @@ def test_it_prints_an_answer_to_each_question(demo: tuple[Result, Path]) -> None
 def test_the_first_question_of_the_demo_is_answered_right(demo: tuple[Result, Path]) -> None:
     result, _ = demo
     question = draw_demo(7)[2][0]
-    assert score(question, result.out.splitlines()[0]) == 1, (question, result.out)
+    assert score(question, result.out.splitlines()[1]) == 1, (question, result.out)
 
 
 @needs_bundled_model
@@ -75,7 +74,8 @@ def test_the_bundled_model_is_better_than_chance_over_several_demos(tmp_path: Pa
 def test_json(demo: tuple[Result, Path], tmp_path: Path) -> None:
     content = succeed("demo", "--out", tmp_path, "--json").json
     assert set(content) == {"clip", "sheet", "seed", "right", "questions"}
-    assert [one["answer"] for one in content["questions"]] == demo[0].out.splitlines()
+    assert [one["answer"] for one in content["questions"]] == demo[0].out.splitlines()[1::2]
+    assert content["right"] == sum(one["score"] == 1 for one in content["questions"])
     assert Path(content["clip"]).is_file() and Path(content["sheet"]).is_file()
 
 
@@ -89,11 +89,15 @@ def test_tiny_is_the_default_and_loads_by_name(demo: tuple[Result, Path]) -> Non
     assert card["warnings"] == []
 
 
-@needs_bundled_model
-def test_frames_are_drawn_at_a_terminal(tmp_path: Path) -> None:
+def test_the_tally_tells_right_from_partly_right() -> None:
+    assert tally([1.0, 1.0, 0.0]) == "2 of 3 right"
+    assert tally([1.0, 0.0, 0.6]) == "1 of 3 right, one 60% right"
+
+
+def demo_at_a_terminal(out: Path, checkpoint: Path, **variables: str) -> bytes:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "filmstrip.cli.main", "demo", "--out", str(tmp_path)]
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "filmstrip.cli.main", "demo", "--out", str(out), "-m", str(checkpoint)]
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80"} | variables
     process = Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     seen = b""
@@ -107,8 +111,18 @@ def test_frames_are_drawn_at_a_terminal(tmp_path: Path) -> None:
         seen += piece
     assert process.wait(60) == 0
     os.close(ours)
-    assert seen.count("▀".encode()) >= 8 * 22 * 11  # eight frames, 22 columns, 11 lines of two pixels each
     assert b"contact sheet" in seen
+    return seen
+
+
+def test_frames_are_drawn_at_a_terminal(checkpoint: Path, tmp_path: Path) -> None:
+    seen = demo_at_a_terminal(tmp_path, checkpoint)
+    assert seen.count("▀".encode()) >= 8 * 22 * 11  # eight frames, 22 columns, 11 lines of two pixels each
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_no_frames_without_colours(checkpoint: Path, tmp_path: Path, variables: dict[str, str]) -> None:
+    assert "▀".encode() not in demo_at_a_terminal(tmp_path, checkpoint, **variables)
 
 
 def test_the_same_seed_draws_the_same_clip() -> None:

@@ -258,6 +258,20 @@ def test_a_batch_of_questions_equals_each_alone(assistant: Assistant) -> None:
         )
 
 
+def test_dynamic_rope_forgets_an_abandoned_turn_past_the_trained_length(tmp_path: Path) -> None:
+    """Keys made while the conversation was long keep the stretched base, so a later short turn must not use them."""
+    config = tiny_hf_config(text_rope_scaling={"rope_type": "dynamic", "factor": 2.0}, text_max_position_embeddings=200)
+    write_tiny_checkpoint(tmp_path, config, seed=2)
+    chat = load(tmp_path, device="cpu", quiet=True).chat(clip())
+    chat.say("what", max_new_tokens=2)
+    long_question = "how many squares is it " * 40
+    assert len(chat.assistant.request(clip(), long_question).prompt.plan.input_ids) > 200
+    next(chat.stream(long_question, max_new_tokens=60))  # one piece, then no more
+    answer = chat.say("is it", max_new_tokens=4)
+    assert len(answer.prompt.plan.input_ids) <= 200
+    assert answer.prefix_reused == 0
+
+
 def test_dynamic_rope_past_the_trained_length_reads_anew(tmp_path: Path) -> None:
     """There every key depends on the length of the whole prompt, so nothing cached for a shorter one may be kept."""
     scaling = {"rope_type": "dynamic", "factor": 2.0}

@@ -28,14 +28,16 @@ from filmstrip.config.preset import (
 from filmstrip.config.text import ROPE_SCALINGS, RopeScaling
 from filmstrip.errors import ConfigError, FilmstripError
 
+INFINITE = (float("inf"), float("nan"), 10**400)
 SAMPLING_ERRORS = {
-    "max_new_tokens": (0, -3),
-    "temperature": (-0.1,),
-    "top_k": (-1,),
-    "top_p": (0.0, -0.5, 1.01),
-    "min_p": (-0.01, 1.5),
-    "repetition_penalty": (0.0, -1.0),
-    "stop_strings": (("",), ("a", "")),
+    "max_new_tokens": (0, -3, 1_000_001, 10**19, 2.5, "many", True, None),
+    "temperature": (-0.1, "hot", True, None, *INFINITE),
+    "top_k": (-1, 1.5, "few"),
+    "top_p": (0.0, -0.5, 1.01, "most", *INFINITE),
+    "min_p": (-0.01, 1.5, "least", *INFINITE),
+    "repetition_penalty": (0.0, -1.0, "strong", *INFINITE),
+    "seed": (1.5, "one", True),
+    "stop_strings": (("",), ("a", ""), "stop", (1,), None, 5),
 }
 
 
@@ -45,11 +47,26 @@ def test_sampling_out_of_range(name: str, value: Any) -> None:
         SamplingConfig(**{name: value})
     message = str(caught.value)
     assert "\n" not in message
-    assert name in message or name == "stop_strings"
+    assert name in message or "stop string" in message
+
+
+def test_what_must_be_finite_is_called_so() -> None:
+    for name in ("temperature", "repetition_penalty"):
+        with pytest.raises(ConfigError, match=f"{name} must be a finite number, not nan"):
+            SamplingConfig(**{name: float("nan")})
 
 
 @pytest.mark.parametrize(
-    "value", [{"top_p": 1.0}, {"top_k": 0}, {"min_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.0}, {"seed": 0}]
+    "value",
+    [
+        {"top_p": 1.0},
+        {"top_k": 0},
+        {"min_p": 0.0},
+        {"min_p": 1.0},
+        {"temperature": 0},
+        {"seed": 0},
+        {"max_new_tokens": 10**6},
+    ],
 )
 def test_sampling_edges_are_allowed(value: dict[str, Any]) -> None:
     SamplingConfig(**value)

@@ -201,3 +201,21 @@ def test_bad_sampling_values(options: dict[str, float], message: str) -> None:
 def test_a_missing_video_is_said_before_anything_is_generated() -> None:
     with pytest.raises(PromptError, match="1 video placeholders, but there are 0"):
         random_model().generate(torch.tensor([[1, 191, 2]]))
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    """Dividing by it must not overflow into a distribution of NaN."""
+    logits = torch.tensor([[3.0, 9.0, 8.9, -50.0]])
+    seen, generator = torch.zeros(1, 4, dtype=torch.bool), torch.Generator().manual_seed(0)
+    for temperature in (1e-20, 1e-36, 1e-40, 1e-45):
+        sampling = SamplingConfig(temperature=temperature)
+        assert sample_tokens(logits, sampling, seen, [generator]).tolist() == [1]
+
+
+def test_generate_refuses_right_padding_and_empty_prompts() -> None:
+    model = random_model()
+    ids = torch.tensor([[1, 5, 6], [1, 5, 192]])
+    with pytest.raises(PromptError, match="padded on the left"):
+        model.generate(ids, attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    with pytest.raises(PromptError, match="the prompt is empty"):
+        model.generate(torch.zeros(1, 0, dtype=torch.long))

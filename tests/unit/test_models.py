@@ -39,7 +39,7 @@ def test_shape_of_a_clip() -> None:
 
 def test_pixels_of_another_size_are_refused() -> None:
     with pytest.raises(ConfigError, match="takes 3x28x28 pixels, not 3x28x30"):
-        VisionTower(VISION, "video_tower")(torch.randn(1, 1, 3, 28, 30))
+        VisionTower(VISION)(torch.randn(1, 1, 3, 28, 30), name="video_tower")
 
 
 def test_more_frames_than_temporal_attention_knows() -> None:
@@ -75,7 +75,7 @@ def test_images_drop_the_class_token_unless_full() -> None:
 def test_fusion_overwrites_in_row_then_position_order() -> None:
     ids = torch.tensor([[9, 1, 9, 9], [9, 2, 3, 4]])
     text = torch.zeros(2, 4, 1)
-    visual = torch.tensor([[10.0], [20.0], [30.0], [40.0]]).view(2, 2, 1)
+    visual = torch.tensor([10.0, 20.0, 30.0, 40.0]).view(4, 1, 1)
     fused = fuse(text, ids, visual, 9, "image")
     assert fused[..., 0].tolist() == [[10, 0, 20, 30], [40, 0, 0, 0]]
 
@@ -110,6 +110,33 @@ def test_placeholder_ids_may_lie_past_the_vocabulary() -> None:
     torch.testing.assert_close(inside(ids, None, video), outside(ids.where(ids != 191, 5000), None, video))
     with pytest.raises(PromptError, match="outside the vocabulary of 200"):
         inside(torch.tensor([[1, 200]]))
+
+
+def test_a_medium_does_not_span_rows() -> None:
+    """Totals agree, but row 0 would get a part of the second video."""
+    ids = torch.tensor([[1] + [191] * 20 + [2] * 5, [1] + [191] * 10 + [2] * 15])
+    with pytest.raises(PromptError, match=r"30 video placeholders \(by batch row: 20, 10\), but there are 2 videos"):
+        random_model()(ids, None, torch.randn(2, 3, 3, 28, 28))
+
+
+def test_an_unknown_attention_backend_is_refused() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'eager'"):
+        random_model().set_attention("eagr")
+
+
+def test_taps_of_a_shared_tower_are_named_by_what_it_reads() -> None:
+    sites: list[str] = []
+
+    def record(site: str, value: torch.Tensor) -> torch.Tensor:
+        sites.append(site)
+        return value
+
+    ids = torch.tensor([[1] + [190] * 4 + [191] * 15])
+    model = random_model(replace(GOLDEN, shared_towers=True))
+    model(ids, torch.randn(1, 3, 28, 28), torch.randn(1, 3, 3, 28, 28), taps=record)
+    assert len(sites) == len(set(sites))
+    assert "image_tower.hidden_states.3" in sites
+    assert "video_tower.hidden_states.3" in sites
 
 
 def test_frame_order_survives_fusion() -> None:

@@ -65,11 +65,16 @@ def test_each_decoder_gets_its_detokenizer(tokenizers: dict[str, Tokenizer]) -> 
 
 def streamed(
     tokenizer: Tokenizer, ids: list[int], stops: list[str], skip_special: bool = True
-) -> tuple[list[str], bool]:
+) -> tuple[list[str], bool, int]:
+    """Pieces, whether a stop string ended them, and how many ids that took."""
     stream = TextStream(tokenizer, stops, skip_special=skip_special)
-    pieces = [stream.push(token_id) for token_id in ids]
+    pieces, used = [], 0
+    for token_id in ids:
+        if not stream.stopped:
+            used += 1
+        pieces.append(stream.push(token_id))
     pieces.append(stream.finish())
-    return pieces, stream.stopped
+    return pieces, stream.stopped, used
 
 
 def whole(tokenizer: Tokenizer, ids: list[int], stops: list[str], skip_special: bool = True) -> tuple[str, bool]:
@@ -84,16 +89,50 @@ def whole(tokenizer: Tokenizer, ids: list[int], stops: list[str], skip_special: 
 def test_streamed_equals_whole(tokenizers: dict[str, Tokenizer], data: st.DataObject, name: str, skip: bool) -> None:
     tokenizer = tokenizers[name]
     size = tokenizer.vocab_size
-    common = [i for word in ("▁", "▁the", " ", "Ġa", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "</s>", "ð", "Ł", "a")
+    common = [i for word in ("▁", "▁the", " ", "Ġa", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "<0x0A>", "<0x0A>", "<0x20>", "</s>",
+                           "ð", "Ł", "a", "Ċ")
               if (i := tokenizer.token_to_id(word)) is not None]  # fmt: skip
     some = st.integers(0, size - 1)
     ids = data.draw(st.lists(st.sampled_from(common) | some if common else some, max_size=30))
     text = tokenizer.decode(ids, skip_special=skip)
     places = st.tuples(st.integers(0, len(text)), st.integers(1, 4))
     cut_out = places.map(lambda place: text[place[0] : place[0] + place[1]])
-    stops = data.draw(st.lists(cut_out | st.text(st.sampled_from("a th</s>"), max_size=4), max_size=3))
-    pieces, stopped = streamed(tokenizer, ids, stops, skip)
-    assert ("".join(pieces), stopped) == whole(tokenizer, ids, stops, skip)
+    stops = data.draw(st.lists(cut_out | st.text(st.sampled_from("a th</s>\n"), max_size=4), max_size=3))
+    pieces, stopped, used = streamed(tokenizer, ids, stops, skip)
+    assert ("".join(pieces), stopped) == whole(tokenizer, ids[:used], stops, skip)
+    # And no later than it could: where decoding is clean, a stop string is seen with the token that completes it.
+    for end in range(used):
+        text = tokenizer.decode(ids[:end], skip_special=skip)
+        assert "\ufffd" in text or not any(stop in text for stop in stops if stop)
+
+
+@pytest.mark.parametrize("stop", ["\n", "\n\n", "e\n", "\n\n\n", " \n"])
+def test_a_stop_string_of_byte_tokens_ends_at_once(tokenizers: dict[str, Tokenizer], stop: str) -> None:
+    tokenizer = tokenizers["sentencepiece"]
+    newline = tokenizer.token_to_id("<0x0A>")
+    assert newline is not None
+    before = tokenizer.encode("the ☃ the" if "e" in stop else "the ☃ ", add_special=False).ids
+    ids = [*before, *[newline] * 20]
+    pieces, stopped, used = streamed(tokenizer, ids, [stop, "never"])
+    assert stopped and used == len(before) + stop.count("\n")
+    assert ("".join(pieces), stopped) == whole(tokenizer, ids, [stop])
+
+
+def test_a_stop_string_in_a_run_that_is_spoilt_already_is_none(tokenizers: dict[str, Tokenizer]) -> None:
+    """The whole run decodes to U+FFFD, so the newline in it never was text."""
+    tokenizer = tokenizers["sentencepiece"]
+    names = ("▁the", "<0xE2>", "<0x0A>", "<0x0A>", "▁the", "<0x0A>", "▁the")
+    ids = [i for name in names if (i := tokenizer.token_to_id(name)) is not None]
+    assert len(ids) == len(names)
+    pieces, stopped, used = streamed(tokenizer, ids, ["\n"])
+    assert ("".join(pieces), stopped, used) == ("the\ufffd\ufffd\ufffd the", True, 6)
+
+
+def test_a_run_of_bytes_without_a_stop_string_is_text_as_a_whole(tokenizers: dict[str, Tokenizer]) -> None:
+    """Valid so far is not certain: without a stop string in it, a run waits for its end."""
+    tokenizer = tokenizers["sentencepiece"]
+    ids = [i for name in ("<0x0A>", "<0x0A>", "<0xFF>") if (i := tokenizer.token_to_id(name)) is not None]
+    assert streamed(tokenizer, ids, ["x\n"])[0] == ["", "", "", "\ufffd\ufffd\ufffd"]
 
 
 @pytest.mark.parametrize("name", ["sentencepiece", "byte-level"])
@@ -101,7 +140,7 @@ def test_no_piece_splits_a_character(tokenizers: dict[str, Tokenizer], name: str
     tokenizer = tokenizers[name]
     text = "the 👩‍👩‍👧 é日本"
     ids = tokenizer.encode(text, add_special=False).ids
-    pieces, _ = streamed(tokenizer, ids, [])
+    pieces, _, _ = streamed(tokenizer, ids, [])
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
     assert len([piece for piece in pieces if piece]) > 3

@@ -21,7 +21,10 @@ _RECORDED_PACKAGES = ("filmstrip", "torch", "numpy", "tokenizers", "pillow", "av
 
 @dataclass
 class Timings:
-    """Seconds. `first_token` runs from the question to the first token; `decode` covers the tokens after it."""
+    """Seconds. `first_token` runs from the question to the first token; `decode` covers the tokens after it.
+
+    Time that whoever reads a stream takes between two pieces is in none of them.
+    """
 
     decode_media: float = 0.0
     vision: float = 0.0

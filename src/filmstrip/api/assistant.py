@@ -48,11 +48,15 @@ class Assistant(RequestBuilder):
     @property
     def summary(self) -> str:
         """One line that says what was built and which program it runs."""
+        return self.summary_with(self.selection)
+
+    def summary_with(self, selection: FrameSelection) -> str:
+        """`summary` for questions that choose their frames by `selection`."""
         origin, preset = self.origin, self.origin.preset
         converted = "" if origin.dtype in origin.description else f", run in {origin.dtype}"
         return (
-            f"{origin.model}: {origin.description}{converted}; preset {origin.preset_name()} "
-            f"(frames {preset.frame_sampler}, pixels {preset.image_transform}, prompt {preset.prompt})"
+            f"{origin.model}: {origin.description}{converted}; preset {origin.preset_name(selection.sampler)} "
+            f"(frames {selection.sampler}, pixels {preset.image_transform}, prompt {preset.prompt})"
         )
 
     def __repr__(self) -> str:
@@ -93,31 +97,47 @@ class Assistant(RequestBuilder):
         return AnswerStream(self, request)
 
     def ask_batch(
-        self, requests: Sequence[tuple[Media, str]], *, system: str | None = None, **sampling: Any
+        self,
+        requests: Sequence[tuple[Media, str]],
+        *,
+        system: str | None = None,
+        selection: FrameSelection | None = None,
+        **sampling: Any,
     ) -> list[Answer]:
         """Answer several questions at once; each answer equals that of the question alone.
 
-        Timings are those of the whole batch.
+        Where no seed is given, each row draws with one of its own, which its run card has. Timings are those of the
+        whole batch. Arguments and errors as for `ask`.
         """
         if not requests:
             return []
         started = perf_counter()
-        settings = self.settings(sampling)
+        settings = [self.settings(sampling) for _ in requests]
         rows = [
-            self.prepare(self.read(media), conversation(system, [user_turn(question)]), settings)
-            for media, question in requests
+            self.prepare(
+                self.read(media, selection), conversation(system, [user_turn(question)]), row_settings, selection
+            )
+            for (media, question), row_settings in zip(requests, settings, strict=True)
         ]
         timings = Timings(decode_media=perf_counter() - started)
         batch = self.batch([row.prompt for row in rows])
         with torch.inference_mode():
             x_BTD = self.model.embed(batch.input_ids, batch.pixel_values_images, batch.pixel_values_videos)
         timings.vision = perf_counter() - started - timings.decode_media
-        needed = batch.input_ids.shape[1] + settings.max_new_tokens
+        needed = batch.input_ids.shape[1] + settings[0].max_new_tokens
         with cache_memory(needed):
             cache = new_cache(self.model, len(rows), needed)
-        ids, mask, eos = batch.input_ids, batch.attention_mask, self.model.eos_token_ids
-        loop = TokenLoop(self.model, cache, x_BTD, ids, settings, eos_ids=eos, attention_mask=mask)
-        texts = [AnswerText(self.processor, settings) for _ in rows]
+        loop = TokenLoop(
+            self.model,
+            cache,
+            x_BTD,
+            batch.input_ids,
+            settings[0],  # they differ in nothing but the seed
+            eos_ids=self.model.eos_token_ids,
+            attention_mask=batch.attention_mask,
+            seeds=[row_settings.seed for row_settings in settings],
+        )
+        texts = [AnswerText(self.processor, settings[0]) for _ in rows]
         for ids_B in loop:
             if not timings.first_token:
                 timings.first_token = perf_counter() - started
@@ -143,6 +163,7 @@ class Assistant(RequestBuilder):
 
     def finish(self, text: "AnswerText", request: Request, prefix_reused: int = 0) -> Answer:
         """Put an answer and its run card together."""
+        whole = text.finish()  # first of all: what was held back may hold a stop string
         stop_reason: StopReason = "length"
         if text.stopped:
             stop_reason = "stop_string"
@@ -150,7 +171,7 @@ class Assistant(RequestBuilder):
             stop_reason = "eos"
         card = make_run_card(self.origin, request.prompt, request.clips, request.sampling, request.selection.sampler)
         return Answer(
-            text=text.finish(),
+            text=whole,
             token_ids=tuple(text.token_ids),
             stop_reason=stop_reason,
             timings=request.timings,
@@ -257,6 +278,7 @@ class AnswerStream:
         timings.vision = perf_counter() - started
         loop = TokenLoop(model, self.cache, x_BTD, batch.input_ids, self.request.sampling, eos_ids=model.eos_token_ids)
         first: float | None = None
+        away = 0.0  # seconds that whoever reads the pieces took
         for ids_B in loop:
             if first is None:
                 first = perf_counter()
@@ -266,8 +288,10 @@ class AnswerStream:
             if self.text.stopped:
                 loop.end(0)
             if piece:
+                left = perf_counter()
                 yield piece
-        timings.decode = perf_counter() - (first or started)
+                away += perf_counter() - left
+        timings.decode = perf_counter() - (first or started) - away
         rest = self.text.flush()
         self._answer = self.assistant.finish(self.text, self.request, self.prefix_reused)
         if rest:

@@ -82,9 +82,9 @@ class Chat:
         needed = len(ids) + max_new_tokens
         shared = _common_prefix(self._cached_ids, ids[:-1])  # at least one token must be read
         config = self.assistant.config.text
-        trained = config.rope.original_max_positions or config.max_positions
-        if config.rope.scaling == "dynamic" and len(ids) > trained:
-            shared = 0  # past the trained length every key depends on the length of the whole prompt
+        longest = max(len(ids), len(self._cached_ids))
+        if config.rope.scaling == "dynamic" and longest > config.rope.trained_length(config.max_positions):
+            shared = 0  # past the trained length every key depends on how long the prompt was when it was made
         last_visual = max((span.end for span in prompt.plan.spans if span.kind is not None), default=0)
         with cache_memory(needed):
             self._cache = self._cache or new_cache(self.assistant.model, 1, needed)

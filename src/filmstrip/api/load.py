@@ -41,7 +41,14 @@ class OpenedModel(RequestBuilder):
         self.config = checkpoint.model_config(temporal_attention=preset.temporal_attention)
         tokenizer = Tokenizer.from_directory(directory)
         super().__init__(
-            Processor(tokenizer, checkpoint.processor.pixels, preset, self.config, checkpoint.processor.chat_template),
+            Processor(
+                tokenizer,
+                checkpoint.processor.pixels,
+                preset,
+                self.config,
+                checkpoint.processor.chat_template,
+                checkpoint.extras.trained_frames,
+            ),
             FrameSelection(sampler=preset.frame_sampler, num_frames=checkpoint.extras.trained_frames),
             checkpoint.generation.sampling,
         )
@@ -152,10 +159,10 @@ def choose_program(checkpoint: Checkpoint, preset: Preset | None, choices: dict[
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """A floating-point dtype by name. Raises `ConfigError` naming the known ones."""
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    require_choice("dtype", dtype, DTYPES)
-    return DTYPES[dtype]
+    if dtype is None or dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    require_choice("dtype", str(dtype), DTYPES)
+    return DTYPES[str(dtype)]
 
 
 def default_device() -> torch.device:

@@ -12,6 +12,7 @@ import torch
 from filmstrip.api.answer import Timings
 from filmstrip.config import SamplingConfig
 from filmstrip.config.checks import require, require_choice
+from filmstrip.errors import MediaError, PromptError
 from filmstrip.inputs.processor import Processor, Prompt
 from filmstrip.media.clip import Clip
 from filmstrip.media.load import load_media
@@ -71,6 +72,8 @@ class RequestBuilder:
     def read(self, media: Media, selection: FrameSelection | None = None) -> tuple[Clip, ...]:
         """Decode media: paths of images and videos, or clips already decoded. Raises `MediaError`."""
         items: Sequence[Medium] = [media] if isinstance(media, str | Path | Clip) else media
+        if not isinstance(items, Sequence) or not all(isinstance(item, str | Path | Clip) for item in items):
+            raise MediaError(f"media must be paths or clips that were read before, one or a list, not {media!r}")
         return tuple(
             item if isinstance(item, Clip) else load_media(item, selection or self.selection) for item in items
         )
@@ -83,8 +86,9 @@ class RequestBuilder:
         for name in sampling:
             require_choice("sampling option", name, SamplingConfig.__dataclass_fields__)
         given = {name: value for name, value in sampling.items() if value is not None}
-        if isinstance(given.get("stop_strings"), str):
-            given["stop_strings"] = (given["stop_strings"],)
+        stops = given.get("stop_strings")
+        if isinstance(stops, str | list):
+            given["stop_strings"] = (stops,) if isinstance(stops, str) else tuple(stops)
         settings = replace(self.sampling, **given)
         if settings.seed is None:
             return replace(settings, seed=secrets.randbelow(2**32)) if settings.temperature > 0 else settings
@@ -105,5 +109,7 @@ class RequestBuilder:
 
 
 def conversation(system: str | None, turns: Sequence[Turn]) -> list[Turn]:
-    """Turns with the system line, if any, in front."""
+    """Turns with the system line, if any, in front. Raises `PromptError` unless that is text."""
+    if not isinstance(system, str | None):
+        raise PromptError(f"the system line must be text, not {system!r}")
     return [*([Turn("system", system)] if system is not None else []), *turns]

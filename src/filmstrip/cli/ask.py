@@ -11,6 +11,7 @@ from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
 from filmstrip.cli.terminal import (
     answer_line,
+    errors,
     load_weights,
     note,
     open_model,
@@ -19,7 +20,7 @@ from filmstrip.cli.terminal import (
     token_map_table,
     warn,
 )
-from filmstrip.errors import FilmstripError, PromptError
+from filmstrip.errors import FilmstripError, MediaError, PromptError
 
 # How a forgotten question is told from a question: the last argument ends like a file.
 _MEDIA_ENDINGS = {".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -84,13 +85,11 @@ def ask(
             seed=seed,
             stop_strings=tuple(stop) if stop else None,
         )
-    assistant = load_weights(opened, dtype)
+    assistant = load_weights(opened, dtype, selection)
     for text in request.prompt.warnings:
         warn(text)
     if explain and not as_json:
-        from rich.console import Console
-
-        Console(highlight=False).print(token_map_table(request.prompt, opened.processor.tokenizer), "")
+        errors.print(token_map_table(request.prompt, opened.processor.tokenizer), "", soft_wrap=False)
     stream = assistant.answer(request)
     if as_json:
         with status("thinking"):
@@ -109,24 +108,36 @@ def ask(
 def check_inputs(media: list[str], question: str) -> None:
     """Say what is wrong at once, before anything that takes time is imported.
 
-    Raises `MediaError` for a file that cannot be opened, `PromptError` when the question seems to be missing.
+    Raises `PromptError` when the question seems to be missing, `MediaError` for a file that cannot be opened.
     """
     from filmstrip.media.limits import DEFAULT_LIMITS, check_file
 
-    for path in media:
-        check_file(Path(path), DEFAULT_LIMITS)
     if not question.strip():
         raise PromptError("the question is empty")
-    if _exists(question) or (Path(question).suffix.lower() in _MEDIA_ENDINGS and " " not in question):
-        what = "is a file" if _exists(question) else "looks like a file (and there is none of this name)"
-        raise PromptError(f"the last argument must be the question, but {question!r} {what}")
+    kind = _file_kind(question)
+    if kind is not None:
+        raise PromptError(f"the last argument must be the question, in quotes, but {question!r} {kind}")
+    for path in media:
+        if not _looks_like_media(path) and _file_kind(path) is None:
+            raise MediaError(f"{path}: no such file; the question is the last argument, in quotes")
+        check_file(Path(path), DEFAULT_LIMITS)
 
 
-def _exists(text: str) -> bool:
+def _file_kind(text: str) -> str | None:
+    """What `text` names instead of asking something, or None."""
     try:
-        return Path(text).exists()
+        path = Path(text)
+        if path.is_dir():
+            return "is a directory"
+        if path.exists():
+            return "is a file"
     except (OSError, ValueError):  # too long for a name
-        return False
+        return None
+    return "looks like a file (and there is none of this name)" if _looks_like_media(text) else None
+
+
+def _looks_like_media(text: str) -> bool:
+    return Path(text).suffix.lower() in _MEDIA_ENDINGS and " " not in text
 
 
 def check_output(path: Path) -> None:

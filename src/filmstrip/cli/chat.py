@@ -2,15 +2,19 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
 from filmstrip.cli.terminal import answer_line, load_weights, note, open_model, print_stream, status, warn
-from filmstrip.errors import PromptError
+from filmstrip.errors import FilmstripError, PromptError
+
+if TYPE_CHECKING:
+    from filmstrip.api import Chat
 
 
 def chat(
@@ -41,7 +45,8 @@ def chat(
     """Talk about images and videos, turn by turn.
 
     \bMedia are read once, and so is everything said. An empty line or Ctrl-D ends.
-    Questions may also come from a pipe, one a line.
+    Questions may also come from a pipe, one a line; there empty lines are skipped.
+    The first bad line ends it; --json still has the turns before.
 
     \b[bold]Examples[/bold]
     filmstrip chat clip.mp4
@@ -68,10 +73,27 @@ def chat(
     opened.settings(sampling)
     with status("reading media"):
         clips = opened.read(media or (), selection)
-    talk = load_weights(opened, dtype).chat(clips, system=system, selection=selection)
+    talk = load_weights(opened, dtype, selection).chat(clips, system=system, selection=selection)
     for clip in clips:
         note(f"{clip.path}: {clip.kind}, {len(clip.indices)} of {clip.total_frames} frames")
-    turns = []
+    turns: list[dict[str, Any]] = []
+    try:
+        for question in _answered(talk, sampling, quiet=as_json):
+            turns.append({"question": question} | talk.last.to_dict())
+    except (FilmstripError, KeyboardInterrupt):
+        if as_json and turns:  # answers are not lost to a bad line after them
+            _print_json(turns)
+        raise
+    if as_json:
+        _print_json(turns)
+
+
+def _print_json(turns: list[dict[str, Any]]) -> None:
+    sys.stdout.write(json.dumps({"turns": turns}) + "\n")
+
+
+def _answered(talk: "Chat", sampling: dict[str, Any], quiet: bool) -> Iterator[str]:
+    """Answer the user's lines one by one; each is yielded once its answer is there."""
     warned: set[str] = set()
     while question := _next_line():
         try:
@@ -81,10 +103,9 @@ def chat(
                 raise
             warn(str(error))  # a slip of the pen should not end a conversation
             continue
-        if as_json:
+        if quiet:
             for _ in pieces:
                 pass
-            turns.append({"question": question} | talk.last.to_dict())
         else:
             print_stream(pieces)
         for text in talk.last.warnings:
@@ -92,14 +113,18 @@ def chat(
                 warn(text)
                 warned.add(text)
         note(answer_line(talk.last))
-    if as_json:
-        sys.stdout.write(json.dumps({"turns": turns}) + "\n")
+        yield question
 
 
 def _next_line() -> str:
-    """The user's next line without surrounding blanks; empty at the end of input."""
+    """The user's next line without surrounding blanks; empty at the end of input.
+
+    At a terminal an empty line ends the conversation; in a pipe it only separates questions.
+    """
     try:
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not sys.stdin.isatty():
+            return next((line for text in sys.stdin if (line := text.strip())), "")
+        if not sys.stdout.isatty():
             return sys.stdin.readline().strip()
         import readline  # noqa: F401 - gives `input` line editing and history
 

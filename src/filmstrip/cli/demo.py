@@ -2,13 +2,15 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import errors, load_weights, note, open_model, print_stream, status
+from filmstrip.cli.terminal import load_weights, note, open_model, print_stream, status
 from filmstrip.errors import FilmstripError
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ def demo(
         results.append(_ask(stream, question, quiet=as_json))
     sheet = out / f"clip-{seed}.png"
     contact_sheet(clip.frames, clip.times, [_sheet_line(result) for result in results]).save(sheet)
-    right = sum(result["score"] for result in results)
-    note(f"{right:.3g} of {len(questions)} right · contact sheet: {sheet}")
+    right = sum(result["score"] == 1 for result in results)
+    note(f"{tally([result['score'] for result in results])} · contact sheet: {sheet}")
     if as_json:
         content = {"clip": str(path), "sheet": str(sheet), "seed": seed, "right": right, "questions": results}
         sys.stdout.write(json.dumps(content) + "\n")
@@ -77,13 +79,20 @@ def _ask(stream: "AnswerStream", question: "Question", quiet: bool) -> dict[str,
     from filmstrip.world import score
 
     if not quiet:
-        errors.print(question.text, style="bold", markup=False)
+        out = Console(highlight=False, soft_wrap=True)
+        out.print(question.text, style="bold", markup=False)
         print_stream(iter(stream))
     answer = stream.answer.text
     points = score(question, answer)
     if points < 1 and not quiet:
         note(f"  the truth: {question.answer}")
     return {"question": question.text, "answer": answer, "truth": question.answer, "score": points}
+
+
+def tally(scores: Sequence[float]) -> str:
+    """How many answers were right, and how far the others (a description may be right in part)."""
+    partly = [f"one {score:.0%} right" for score in scores if 0 < score < 1]
+    return ", ".join([f"{sum(score == 1 for score in scores)} of {len(scores)} right", *partly])
 
 
 def _sheet_line(result: dict[str, Any]) -> tuple[str, str]:

@@ -10,9 +10,12 @@ from rich.text import Text
 
 
 def show_frames(frames_FYXC: np.ndarray, columns: int = 22) -> None:
-    """Draw frames side by side on standard output, two pixels per character, as many rows as it takes."""
+    """Draw frames side by side on standard output, two pixels per character, as many rows as it takes.
+
+    Nothing where there is no terminal, or one without colours: there every frame would be the same block.
+    """
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal or console.no_color or console.color_system is None:
         return
     per_row = max(1, (console.width + 1) // (columns + 1))
     for start in range(0, len(frames_FYXC), per_row):

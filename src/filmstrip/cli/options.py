@@ -92,7 +92,14 @@ Stop = Annotated[
 
 Json = Annotated[bool, _option(_OUTPUT, "--json", help="One JSON object on standard output and nothing else")]
 Debug = Annotated[bool, _option(_OUTPUT, "--debug", help="Show the traceback of an error")]
-Explain = Annotated[bool, _option(_OUTPUT, "--explain", help="Print the token map: what stands where in the prompt")]
+Explain = Annotated[
+    bool,
+    _option(
+        _OUTPUT,
+        "--explain",
+        help="Show the token map (what stands where in the prompt) on standard error; --json has it in the run card",
+    ),
+]
 RunCard = Annotated[
     Path | None, _option(_OUTPUT, metavar="FILE", help="Save the run card, a small JSON that says how this ran")
 ]

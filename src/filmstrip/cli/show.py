@@ -43,6 +43,7 @@ def show(
 def summarise(checkpoint: "Checkpoint") -> dict[str, Any]:
     """Configuration and parameter counts as plain data; the model is built on the meta device."""
     from filmstrip.api.weightless import weightless
+    from filmstrip.checkpoint.header import DTYPES
     from filmstrip.checkpoint.read import describe
     from filmstrip.models import VideoLlava
 
@@ -62,7 +63,7 @@ def summarise(checkpoint: "Checkpoint") -> dict[str, Any]:
     }
     stored = checkpoint.files.tensors.values()
     total = sum(row["parameters"] for row in rows.values())
-    dtypes = sorted({info.dtype for info in stored})
+    dtypes = sorted({str(DTYPES[info.dtype]).removeprefix("torch.") for info in stored})
     return {
         "description": describe(checkpoint.config, checkpoint.layout.title, "/".join(dtypes), total),
         "directory": str(checkpoint.directory),

@@ -14,6 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from filmstrip.api import Answer, Assistant, OpenedModel
     from filmstrip.inputs.processor import Prompt
+    from filmstrip.media.sample import FrameSelection
     from filmstrip.text.tokenizer import Tokenizer
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -57,8 +58,11 @@ def open_model(name: str, *, device: str | None, preset: str | None, **choices: 
     return api.open_model(name, device=device, preset=preset, **choices)
 
 
-def load_weights(opened: "OpenedModel", dtype: str | None) -> "Assistant":
-    """Read the weights with a progress bar; print the line that says what was built, and its warnings."""
+def load_weights(opened: "OpenedModel", dtype: str | None, selection: "FrameSelection | None" = None) -> "Assistant":
+    """Read the weights with a progress bar; print the line that says what was built, and its warnings.
+
+    `selection` is the choice of frames of the questions to come, when it is not the model's own.
+    """
     from filmstrip.api.load import as_dtype
 
     target = as_dtype(dtype)
@@ -72,7 +76,7 @@ def load_weights(opened: "OpenedModel", dtype: str | None) -> "Assistant":
     ) as bar:
         task = bar.add_task("reading weights", total=None)
         assistant = opened.load_weights(target, lambda done, total: bar.update(task, completed=done, total=total))
-    note(assistant.summary)
+    note(assistant.summary_with(selection or assistant.selection))
     for text in assistant.warnings:
         warn(text)
     return assistant

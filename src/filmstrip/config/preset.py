@@ -20,13 +20,18 @@ PROMPT_STYLES: tuple[str, ...] = ("vicuna-v1", "vicuna-v1-no-system", "hf-plain"
 
 @dataclass(frozen=True)
 class Preset:
-    """One whole program: which frames, which pixels, which words, and whether frames see each other."""
+    """One whole program: which frames, which pixels, which words, and whether frames see each other.
+
+    `split_at_media` tokenises the text between media piece by piece, as the original does; with a LLaMA tokenizer each
+    piece then begins with a space token.
+    """
 
     name: str
     frame_sampler: FrameSampler
     image_transform: ImageTransform
     prompt: PromptStyle
     temporal_attention: bool
+    split_at_media: bool = False
 
     def __post_init__(self) -> None:
         require_choice("frame sampler", self.frame_sampler, FRAME_SAMPLERS)
@@ -36,7 +41,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     # PKU-YuanGroup/Video-LLaVA, without the random flip of its video transform.
-    "original": Preset("original", "uniform-inclusive", "languagebind", "vicuna-v1", temporal_attention=True),
+    "original": Preset("original", "uniform-inclusive", "languagebind", "vicuna-v1", True, split_at_media=True),
     # huggingface/transformers `VideoLlavaForConditionalGeneration` and its documentation's recipe. The checkpoint's
     # own chat template wins over `hf-plain` when there is one; loading decides and says so.
     "transformers": Preset(

@@ -24,6 +24,10 @@ class RopeConfig:
     high_freq_factor: float = 4.0
     original_max_positions: int | None = None
 
+    def trained_length(self, max_positions: int) -> int:
+        """Positions seen in training, from which `dynamic` scaling starts to stretch."""
+        return self.original_max_positions or max_positions
+
     def __post_init__(self) -> None:
         require_choice("rope scaling", self.scaling, ROPE_SCALINGS)
         require_positive("rope theta", self.theta)

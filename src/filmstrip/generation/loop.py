@@ -4,12 +4,13 @@ It is a class so that its user can end a row from outside: stop strings are a ma
 only ids.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from filmstrip.cache import KVCache
 from filmstrip.config import SamplingConfig
+from filmstrip.errors import PromptError
 from filmstrip.generation.sample import sample_tokens
 from filmstrip.generation.step import decode_step, prefill
 from filmstrip.models import VideoLlava
@@ -21,7 +22,9 @@ class TokenLoop:
 
     A row ends with an id of `eos_ids`, which is yielded; after its end a row yields `fill_id`. `prompt_ids` are the
     whole prompt (for the repetition penalty); `x_BTD` the fused embeddings of that part of it which the cache does
-    not hold yet.
+    not hold yet. `seeds` are one per row (default: `sampling.seed` for all, so that each row equals the row alone).
+
+    Raises `PromptError` for a mask that pads on the right, where the new tokens go.
     """
 
     def __init__(
@@ -29,12 +32,14 @@ class TokenLoop:
         model: VideoLlava,
         cache: KVCache,
         x_BTD: Float[Tensor, "B T D"],
-        prompt_ids: Int[Tensor, "B L"],
+        prompt_ids: Int[Tensor, "B S"],
         sampling: SamplingConfig,
         *,
         eos_ids: tuple[int, ...] = (),
-        attention_mask: Int[Tensor, "B L"] | None = None,
+        attention_mask: Int[Tensor, "B S"] | None = None,
+        seeds: Sequence[int | None] | None = None,
     ) -> None:
+        _require_left_padding(attention_mask)
         self.model, self.cache, self.sampling = model, cache, sampling
         self.eos_ids = torch.tensor(eos_ids, dtype=torch.long, device=x_BTD.device)
         self.fill_id = eos_ids[0] if eos_ids else model.config.pad_token_id
@@ -42,7 +47,7 @@ class TokenLoop:
         self._x_BTD = x_BTD
         self._mask = attention_mask
         self._seen_BW = _tokens_seen(prompt_ids, attention_mask, model.config.text.vocab_size)
-        self._generators = [_generator(sampling.seed, x_BTD.device) for _ in self.ended]
+        self._generators = [_generator(seed, x_BTD.device) for seed in seeds or [sampling.seed] * len(self.ended)]
 
     def end(self, row: int) -> None:
         """End a row from outside (a stop string appeared in its text)."""
@@ -76,6 +81,11 @@ class TokenLoop:
         if self._mask is not None:
             self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], dim=1)
         return decode_step(self.model, self.cache, ids_B, self._mask)
+
+
+def _require_left_padding(attention_mask: Tensor | None) -> None:
+    if attention_mask is not None and not bool(attention_mask[:, -1].all()):
+        raise PromptError("prompts must be padded on the left: the attention mask ends with 0 in some row")
 
 
 def _tokens_seen(prompt_ids: Tensor, attention_mask: Tensor | None, vocab_size: int) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 
 from filmstrip.config import SamplingConfig
+from filmstrip.errors import PromptError
 from filmstrip.generation.loop import TokenLoop
 from filmstrip.generation.step import new_cache
 from filmstrip.models import VideoLlava
@@ -28,12 +29,15 @@ class VideoLlavaForGeneration(VideoLlava):
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int | None = None,
-    ) -> Int[Tensor, "B N"]:
-        """New token ids of every row, prompt not included, N at most `max_new_tokens`.
+    ) -> Int[Tensor, "B new"]:
+        """New token ids of every row, prompt not included, at most `max_new_tokens`.
 
         A row that ended earlier is filled up with its EOS id. Prompts of different lengths are padded on the left
-        and `attention_mask` says where. Raises `ConfigError` for a sampling value out of range.
+        and `attention_mask` says where. Raises `ConfigError` for a sampling value out of range, `PromptError` for
+        an empty prompt, one padded on the right, or placeholders and media that disagree.
         """
+        if input_ids.numel() == 0:
+            raise PromptError("the prompt is empty")
         sampling = SamplingConfig(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed)
         with torch.inference_mode():
             x_BTD = self.embed(input_ids, pixel_values_images, pixel_values_videos)

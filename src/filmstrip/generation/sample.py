@@ -7,6 +7,9 @@ import torch
 from filmstrip.config import SamplingConfig
 from filmstrip.shapes import Bool, Float, Int, Tensor
 
+# Below it the division leaves float32; any difference of logits has then long decided the draw.
+LEAST_TEMPERATURE = 1e-30
+
 
 def sample_tokens(
     logits_BW: Float[Tensor, "B W"],
@@ -24,7 +27,9 @@ def sample_tokens(
         logits_BW = penalise_repetition(logits_BW, seen_BW, sampling.repetition_penalty)
     if sampling.temperature == 0.0:
         return logits_BW.argmax(dim=-1)
-    probabilities_BW = filter_logits(logits_BW / sampling.temperature, sampling).softmax(dim=-1)
+    # The best logit becomes 0 first: divided by a tiny temperature it would overflow, and softmax does not mind.
+    scaled_BW = (logits_BW - logits_BW.amax(dim=-1, keepdim=True)) / max(sampling.temperature, LEAST_TEMPERATURE)
+    probabilities_BW = filter_logits(scaled_BW, sampling).softmax(dim=-1)
     draws = [
         torch.multinomial(row_W, 1, generator=generator)
         for row_W, generator in zip(probabilities_BW, generators, strict=True)

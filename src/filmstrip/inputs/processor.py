@@ -41,12 +41,14 @@ class Processor:
         preset: Preset,
         model_config: ModelConfig,
         chat_template: str | None = None,
+        trained_frames: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.pixel_spec = pixel_spec
         self.preset = preset
         self.model_config = model_config
         self.chat_template = chat_template
+        self.trained_frames = trained_frames or model_config.video_tower.temporal_frames
         self.placeholders = Placeholders(
             image=tokenizer.id_to_token(model_config.image_token_id) or "<image>",
             video=tokenizer.id_to_token(model_config.video_token_id) or "<video>",
@@ -78,7 +80,7 @@ class Processor:
             plan,
             max_positions=self.model_config.text.max_positions,
             max_new_tokens=max_new_tokens,
-            trained_frames=self.model_config.video_tower.temporal_frames,
+            trained_frames=self.trained_frames,
         )
         pixels: dict[MediaKind, list[Float[Tensor, "_ C Y X"]]] = {"image": [], "video": []}
         for clip in media:
@@ -105,7 +107,7 @@ class Processor:
             self.tokenizer,
             self.media_ids,
             placeholders=self.placeholders,
-            split_at_media=self.preset.name == "original",
+            split_at_media=self.preset.split_at_media,
             add_special=not (style == "chat-template" and self._starts_with_bos(rendered.text)),
         )
         plan = plan_prompt(labelled.ids, labelled.labels, media, self.media_ids["image"], self.media_ids["video"])

@@ -1,4 +1,4 @@
-"""Read videos (PyAV, the only module that imports it): which frames there are, and the pixels of a few of them.
+"""Read videos with PyAV: which frames there are, and the pixels of a few of them.
 
 Two ways give the same pixels. The quick one demultiplexes the file once without decoding, which tells every frame's
 presentation time and where the keyframes are, then decodes only from the keyframe before each chosen frame. It checks

@@ -23,8 +23,8 @@ def fuse(
     """Overwrite every embedding at `placeholder_id` with the next visual token.
 
     Visual tokens are used in the order of their media; placeholders in the order of batch row, then position. So all
-    media of row 0 come before those of row 1. Raises `PromptError` when the counts differ, with both numbers and
-    what each row and each medium holds.
+    media of row 0 come before those of row 1. Raises `PromptError` when the counts differ or a row holds a part of a
+    medium, with both numbers and what each row and each medium holds.
     """
     at_placeholder_BT = input_ids_BT == placeholder_id
     if visual_MRD is None:
@@ -32,7 +32,8 @@ def fuse(
             raise PromptError(_mismatch(at_placeholder_BT, 0, 0, kind))
         return embeddings_BTD
     num_media, per_medium, width = visual_MRD.shape
-    if int(at_placeholder_BT.sum()) != num_media * per_medium:
+    per_row_B = at_placeholder_BT.sum(dim=1)
+    if int(per_row_B.sum()) != num_media * per_medium or bool((per_row_B % per_medium).any()):
         raise PromptError(_mismatch(at_placeholder_BT, num_media, per_medium, kind))
     visual = visual_MRD.reshape(-1, width).to(embeddings_BTD)
     return embeddings_BTD.masked_scatter(at_placeholder_BT[:, :, None], visual)

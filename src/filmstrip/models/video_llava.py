@@ -1,10 +1,13 @@
 """Video-LLaVA (Lin et al. 2023): two vision towers, one projector, one text tower. Composition only."""
 
+from typing import cast
+
 import torch
 from torch import nn
 
 from filmstrip.cache import KVCache
 from filmstrip.config import MediaKind, ModelConfig
+from filmstrip.config.checks import require_choice
 from filmstrip.errors import PromptError
 from filmstrip.models.aggregate import AGGREGATIONS
 from filmstrip.models.decoder import Decoder
@@ -12,7 +15,7 @@ from filmstrip.models.fusion import fuse
 from filmstrip.models.projector import Projector
 from filmstrip.models.taps import Taps, tap
 from filmstrip.models.vision import VisionTower
-from filmstrip.ops.attention import AttentionBackend
+from filmstrip.ops.attention import ATTENTION_BACKENDS, AttentionBackend
 from filmstrip.ops.masks import causal_mask, token_positions
 from filmstrip.shapes import Float, Int, Tensor
 
@@ -26,8 +29,8 @@ class VideoLlava(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_tower = VisionTower(config.image_tower, "image_tower")
-        self.video_tower = self.image_tower if config.shared_towers else VisionTower(config.video_tower, "video_tower")
+        self.image_tower = VisionTower(config.image_tower)
+        self.video_tower = self.image_tower if config.shared_towers else VisionTower(config.video_tower)
         self.projector = Projector(config)
         self.text_tower = Decoder(config.text)
 
@@ -94,14 +97,18 @@ class VideoLlava(nn.Module):
         """Projected visual tokens of clips, frame after frame."""
         return self._encode(pixels_MFCYX, "video", taps)
 
-    def set_attention(self, backend: AttentionBackend) -> None:
-        """Choose the attention implementation of every tower: the fused kernel or the written-out one."""
+    def set_attention(self, backend: str) -> None:
+        """Choose the attention implementation of every tower: the fused kernel or the written-out one.
+
+        Raises `ConfigError` for another name.
+        """
+        require_choice("attention backend", backend, ATTENTION_BACKENDS)
         for tower in (self.image_tower, self.video_tower, self.text_tower):
-            tower.backend = backend
+            tower.backend = cast(AttentionBackend, backend)
 
     def _encode(self, pixels_MFCYX: Tensor, kind: MediaKind, taps: Taps | None) -> Float[Tensor, "M R D"]:
         tower = self.image_tower if kind == "image" else self.video_tower
-        x_MFPE = tower(pixels_MFCYX, self.config.select_layers, taps)
+        x_MFPE = tower(pixels_MFCYX, self.config.select_layers, taps, f"{kind}_tower")
         if not self.config.keeps_class_token(kind):
             x_MFPE = x_MFPE[:, :, 1:]
         x_MFPE = tap(taps, f"{kind}_tower.selected", x_MFPE)

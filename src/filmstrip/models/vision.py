@@ -106,10 +106,9 @@ class VisionTower(nn.Module):
     `post_norm` is part of every CLIP checkpoint; it feeds CLIP's pooled output, which this model does not use.
     """
 
-    def __init__(self, config: VisionConfig, name: str = "vision_tower") -> None:
+    def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.name = name
         self.backend: AttentionBackend = "sdpa"
         width = config.hidden_size
         self.class_embedding = nn.Parameter(torch.zeros(width))
@@ -126,30 +125,31 @@ class VisionTower(nn.Module):
         pixels_MFCYX: Float[Tensor, "M F C Y X"],
         select_layers: Sequence[int] = (-2,),
         taps: Taps | None = None,
+        name: str = "vision_tower",
     ) -> Float[Tensor, "M F P out"]:
         """Hidden states of `select_layers`, concatenated on the last axis; an image is a clip of one frame.
 
         Layer indices count hidden states: 0 is the normalised embedding, k the output of block k-1, negative ones
-        count from the end. Blocks past the deepest selected state do not run. Raises `ConfigError` for pixels of
-        another size than the tower's.
+        count from the end. Blocks past the deepest selected state do not run. `name` is the tower's in taps and
+        errors (one tower may serve images and videos). Raises `ConfigError` for pixels of another size.
         """
         wanted = self._state_indices(select_layers)
-        x_MFPE = tap(taps, f"{self.name}.embeddings", self.embed(pixels_MFCYX))
-        x_MFPE = tap(taps, f"{self.name}.hidden_states.0", self.pre_norm(x_MFPE))
+        x_MFPE = tap(taps, f"{name}.embeddings", self.embed(pixels_MFCYX, name))
+        x_MFPE = tap(taps, f"{name}.hidden_states.0", self.pre_norm(x_MFPE))
         states = {0: x_MFPE}
         for index in range(1, max(wanted) + 1):
             x_MFPE = self.blocks[index - 1](x_MFPE, self.backend)
-            x_MFPE = tap(taps, f"{self.name}.hidden_states.{index}", x_MFPE)
+            x_MFPE = tap(taps, f"{name}.hidden_states.{index}", x_MFPE)
             if index in wanted:
                 states[index] = x_MFPE
         return torch.cat([states[index] for index in wanted], dim=-1)
 
-    def embed(self, pixels_MFCYX: Float[Tensor, "M F C Y X"]) -> Float[Tensor, "M F P E"]:
+    def embed(self, pixels_MFCYX: Float[Tensor, "M F C Y X"], name: str = "vision_tower") -> Float[Tensor, "M F P E"]:
         """Cut each frame into patches, put the class token in front, add learned positions."""
         size, channels = self.config.image_size, self.config.num_channels
         require(
             tuple(pixels_MFCYX.shape[2:]) == (channels, size, size),
-            f"the {self.name.replace('_', ' ')} takes {channels}x{size}x{size} pixels, "
+            f"the {name.replace('_', ' ')} takes {channels}x{size}x{size} pixels, "
             f"not {'x'.join(map(str, pixels_MFCYX.shape[2:]))}",
         )
         weight = self.patch_embedding.weight

@@ -13,6 +13,7 @@ from filmstrip.ops.masks import AttentionMask
 from filmstrip.shapes import Float, Tensor
 
 AttentionBackend = Literal["sdpa", "eager"]
+ATTENTION_BACKENDS: tuple[str, ...] = ("sdpa", "eager")
 
 
 def attention(

@@ -39,7 +39,7 @@ def _dynamic(
     exponents: Tensor, rope: RopeConfig, head_dim: int, max_positions: int, lengths_B: Tensor
 ) -> Float[Tensor, "B half"]:
     """Dynamic NTK: past the trained length the base grows so that the slowest pair still spans the prompt."""
-    trained = rope.original_max_positions or max_positions
+    trained = rope.trained_length(max_positions)
     length_B = lengths_B.to(torch.float32).clamp(min=trained)
     growth_B = rope.factor * length_B / trained - (rope.factor - 1)
     theta_B = rope.theta * growth_B ** (head_dim / (head_dim - 2))

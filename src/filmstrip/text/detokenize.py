@@ -26,6 +26,13 @@ class Detokenizer(ABC):
     def finish(self) -> str:
         """What is left when no more tokens come."""
 
+    def pending(self) -> str:
+        """Text of the tokens not yet given out, if it is whole and only a later token could still spoil it.
+
+        A stop string in it is final, because no token follows a stop string. A token adds at most one character.
+        """
+        return ""
+
 
 def make_detokenizer(tokenizer: Tokenizer) -> Detokenizer:
     """The detokeniser that fits the tokenizer's decoder."""
@@ -71,7 +78,8 @@ class ByteFallbackDetokenizer(Detokenizer):
     """SentencePiece BPE with byte fallback (LLaMA): `▁` is a space, `<0xE2>` a byte.
 
     A run of byte tokens is text only as a whole: one bad byte turns every byte of its run into U+FFFD. So nothing of
-    a run is certain before it ends. `strip` spaces at the very beginning are dropped.
+    a run is certain before it ends, unless nothing comes after it: `pending` is the run's text for as long as it is
+    complete, valid UTF-8. `strip` spaces at the very beginning are dropped.
     """
 
     def __init__(self, id_to_token: Callable[[int], str | None], replace: tuple[str, str], strip: int) -> None:
@@ -79,6 +87,7 @@ class ByteFallbackDetokenizer(Detokenizer):
         self._replace = replace
         self._strip = strip
         self._run = bytearray()
+        self._new_run()
 
     def push(self, token_id: int) -> str:
         """Add a token; a byte token gives nothing yet."""
@@ -88,10 +97,11 @@ class ByteFallbackDetokenizer(Detokenizer):
         text = token.replace(*self._replace)
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             try:
-                self._run.append(int(text[3:5], 16))
+                byte = int(text[3:5], 16)
             except ValueError:
                 pass
             else:
+                self._add_byte(byte)
                 return ""
         return self._without_leading_space(self._end_run() + text)
 
@@ -99,9 +109,34 @@ class ByteFallbackDetokenizer(Detokenizer):
         """The last run of bytes."""
         return self._without_leading_space(self._end_run())
 
+    def pending(self) -> str:
+        """The run so far, empty when it ends inside a character or holds a bad byte."""
+        if not self._complete:
+            return ""
+        spaces = self._run_text[: self._strip]
+        return self._run_text[len(spaces) - len(spaces.lstrip(" ")) :]
+
+    def _new_run(self) -> None:
+        self._run.clear()
+        self._run_utf8 = codecs.getincrementaldecoder("utf-8")("strict")
+        self._run_text, self._complete, self._valid = "", False, True
+
+    def _add_byte(self, byte: int) -> None:
+        self._run.append(byte)
+        self._complete = False
+        if not self._valid:
+            return
+        try:
+            character = self._run_utf8.decode(bytes([byte]))
+        except UnicodeDecodeError:
+            self._valid = False
+        else:
+            self._run_text += character
+            self._complete = bool(character)
+
     def _end_run(self) -> str:
         run = bytes(self._run)
-        self._run.clear()
+        self._new_run()
         try:
             return run.decode()
         except UnicodeDecodeError:

@@ -72,7 +72,9 @@ class Rendered:
 
 
 def user_turn(text: str, media: Sequence[MediaKind] = ()) -> Turn:
-    """A user's question about `media`."""
+    """A user's question about `media`. Raises `PromptError` unless `text` is text."""
+    if not isinstance(text, str):
+        raise PromptError(f"the question must be text, not {text!r}")
     return Turn("user", text, tuple(media))
 
 

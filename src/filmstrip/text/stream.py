@@ -11,9 +11,12 @@ from filmstrip.text.tokenizer import Tokenizer
 class TextStream:
     """Turns generated ids into text piece by piece.
 
-    The pieces joined equal `tokenizer.decode(all ids)`, cut before the first stop string that is completed. A piece
-    never ends inside a character, and text that may be the beginning of a stop string is held back until it is not.
-    The work per token does not depend on how much text came before.
+    The pieces joined equal `tokenizer.decode(ids)`, cut before the first stop string that is completed; `ids` are those
+    up to the one that completed it, or all. A piece never ends inside a character, and text that may be the beginning
+    of a stop string is held back until it is not. The work per token does not depend on how much text came before.
+
+    In a run of byte tokens a stop string counts as soon as the run up to there is valid UTF-8. Later bytes could have
+    spoilt the run (a tokenizer's byte fallback turns all of it into U+FFFD), but after a stop string there are none.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = (), *, skip_special: bool = True) -> None:
@@ -32,7 +35,8 @@ class TextStream:
         """Add one id and return the text that is now certain (often empty)."""
         if self.stopped or token_id in self._skipped:
             return ""
-        return self._release(self._detokenizer.push(int(token_id)))
+        text = self._release(self._detokenizer.push(int(token_id)))
+        return text if self.stopped or not self._stop_strings else text + self._stop_in_pending()
 
     def finish(self) -> str:
         """Return what was held back; call it when no more ids come."""
@@ -52,6 +56,18 @@ class TextStream:
         keep = max((_overlap(self._held, stop) for stop in self._stop_strings), default=0)
         cut = len(self._held) - keep
         text, self._held = self._held[:cut], self._held[cut:]
+        return text
+
+    def _stop_in_pending(self) -> str:
+        """What stands before a stop string that the newest token completed in text not yet certain, if it did."""
+        pending = self._detokenizer.pending()
+        longest = max(map(len, self._stop_strings))
+        end = self._held + pending if len(pending) < longest else pending[-longest:]
+        ending = [stop for stop in self._stop_strings if end.endswith(stop)]
+        if not pending or not ending:
+            return ""
+        self.stop_string = max(ending, key=len)
+        text, self._held = (self._held + pending)[: -len(self.stop_string)], ""
         return text
 
 

@@ -13,9 +13,10 @@ from filmstrip.training.tower import IGNORE, NUM_COLOURS
 class LanguageTraining(nn.Module):
     """The model and one linear head that is thrown away afterwards.
 
-    The head reads the hidden states of a middle layer at each frame's class token and must say what every colour's
-    shape is doing there. Answers alone are a thin signal for comparing positions across frames (a word or two a
-    question); this one is dense. Its weight falls to zero by `until` of the run, so the end is about answers only.
+    The head reads the hidden states of a middle layer at each frame's last token, which has read all of the frame, and
+    must say what every colour's shape is doing there. Answers alone are a thin signal for comparing positions across
+    frames (a word or two a question); this one is dense. Its weight falls to zero by `until` of the run, so the end is
+    about answers only.
     """
 
     def __init__(self, model: VideoLlava, layer: int, weight: float = 0.5, until: float = 0.8) -> None:
@@ -47,7 +48,6 @@ class LanguageTraining(nn.Module):
         at_video_BT = batch.input_ids == config.video_token_id
         per_frame = config.tokens_per_frame("video")
         frames_BFPD = hidden_BTD[at_video_BT].view(len(batch), -1, per_frame, hidden_BTD.shape[-1])
-        # The last token of a frame has read all of it.
         logits = self.state_head(frames_BFPD[:, :, -1]).unflatten(-1, (NUM_COLOURS, NUM_STATES))
         target = batch.colour_state
         loss = functional.cross_entropy(logits.flatten(0, 2), target.flatten(), ignore_index=IGNORE)

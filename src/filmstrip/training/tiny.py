@@ -55,11 +55,11 @@ STATE_LAYER = 2  # hidden state of the text tower that the auxiliary head reads:
 
 @dataclass(frozen=True)
 class TinyRecipe:
-    """Everything that decides the result, apart from how long it may take."""
+    """Everything that decides the result."""
 
     seed: int = 0
-    tower: Schedule = field(default_factory=lambda: Schedule(learning_rate=1e-3, minutes=8))
-    language: Schedule = field(default_factory=lambda: Schedule(learning_rate=1.5e-3, minutes=45))
+    tower: Schedule = field(default_factory=lambda: Schedule(learning_rate=1e-3, steps=4000))
+    language: Schedule = field(default_factory=lambda: Schedule(learning_rate=1.5e-3, steps=4000))
     stills_per_batch: int = 64
     clips_per_batch: int = 32
     tower_rate_in_language: float = 0.1
