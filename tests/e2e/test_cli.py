@@ -211,6 +211,7 @@ def test_presets_are_whole_programs(ask: Any, clip: Path) -> None:
         "image_transform": "languagebind",
         "prompt": "vicuna-v1",
         "temporal_attention": False,  # asked for, but this checkpoint has no weights for it: a warning says so
+        "split_at_media": True,
     }
     assert cards["transformers"]["preset"] == {
         "name": "transformers",
@@ -218,6 +219,7 @@ def test_presets_are_whole_programs(ask: Any, clip: Path) -> None:
         "image_transform": "clip-pil-bicubic",
         "prompt": "chat-template",
         "temporal_attention": False,
+        "split_at_media": False,
     }
     assert cards["original"]["prompt"].startswith("A chat between a curious user")
     assert cards["transformers"]["prompt"] == "USER: <video>\nwhat is this ASSISTANT:"

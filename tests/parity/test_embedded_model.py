@@ -11,7 +11,12 @@ import filmstrip
 from filmstrip.api import Assistant
 from filmstrip.checkpoint.resolve import resolve
 from filmstrip.inputs.collate import collate
-from filmstrip.testing.oracles import load_reference, reference_image_processor, reference_tokenizer
+from filmstrip.testing.oracles import (
+    load_reference,
+    reference_generate,
+    reference_image_processor,
+    reference_tokenizer,
+)
 from filmstrip.text.prompt import user_turn
 from filmstrip.training.evaluate import Example, as_clip, evaluate, make_examples
 
@@ -36,16 +41,14 @@ def test_greedy_answers_equal_transformers(kind: str) -> None:
     for example in examples(kind, 8)[:32]:
         prompt = ours.processor.prepare([as_clip(example)], [user_turn(example.question.text)])
         batch = collate([prompt], ours.config.pad_token_id)
-        with torch.inference_mode():
-            theirs = reference.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                pixel_values_images=batch.pixel_values_images,
-                pixel_values_videos=batch.pixel_values_videos,
-                max_new_tokens=MAX_NEW_TOKENS,
-                do_sample=False,
-            )
-        new = theirs[0, batch.input_ids.shape[1] :].tolist()
+        inputs = {
+            "input_ids": batch.input_ids,
+            "attention_mask": batch.attention_mask,
+            "pixel_values_images": batch.pixel_values_images,
+            "pixel_values_videos": batch.pixel_values_videos,
+        }
+        given = {name: value for name, value in inputs.items() if value is not None}
+        new = reference_generate(reference, given, max_new_tokens=MAX_NEW_TOKENS)[0].tolist()
         mine = ours.model.generate(
             batch.input_ids,
             batch.pixel_values_images,

@@ -83,8 +83,8 @@ def _print(content: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(content["description"], style="bold")
-    console.print(content["directory"], style="dim")
+    console.print(content["description"], style="bold", soft_wrap=True)
+    console.print(content["directory"], style="dim", soft_wrap=True)
     table = Table("component", box=None, pad_edge=False, title="parameters", title_justify="left")
     table.add_column("parameters", justify="right")
     table.add_column("tensors", justify="right")
