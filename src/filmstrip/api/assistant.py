@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import torch
 from filmstrip.api.answer import Answer, Origin, StopReason, Timings, make_run_card
 from filmstrip.api.request import Media, Request, RequestBuilder, conversation
 from filmstrip.cache import KVCache
+from filmstrip.checkpoint.defaults import GenerationDefaults
+from filmstrip.checkpoint.export import Companions, ExportOptions, save_checkpoint
 from filmstrip.config import ModelConfig, SamplingConfig
 from filmstrip.errors import FilmstripError
 from filmstrip.generation import TokenLoop, VideoLlavaForGeneration
@@ -155,6 +158,25 @@ class Assistant(RequestBuilder):
         from filmstrip.api.chat import Chat
 
         return Chat(self, self.read(media, selection), system, selection or self.selection)
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a Hugging Face directory that this program and transformers load: weights, configuration, tokenizer.
+
+        Raises `CheckpointError` when the directory is in the way or cannot be written.
+        """
+        processor, tokenizer = self.processor, self.processor.tokenizer
+        generation = GenerationDefaults(
+            tokenizer.bos_id, self.model.eos_token_ids, self.config.pad_token_id, self.sampling
+        )
+        companions = Companions(
+            files=tokenizer.files,
+            pixels=processor.pixel_spec,
+            generation=generation,
+            chat_template=processor.chat_template,
+            trained_frames=processor.trained_frames,
+            preset=self.origin.preset.name,
+        )
+        return save_checkpoint(self.model, Path(directory), companions, ExportOptions(overwrite=overwrite))
 
     def batch(self, prompts: Sequence[Prompt]) -> Batch:
         """Collate prompts and move them to the model."""
