@@ -91,7 +91,7 @@ def test_more_tokens_than_memory_is_one_line(assistant: Assistant, monkeypatch: 
     def full(*_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nand more lines")
 
-    monkeypatch.setattr("filmstrip.api.assistant.new_cache", full)
+    monkeypatch.setattr("filmstrip.api.stream.new_cache", full)
     monkeypatch.setattr("filmstrip.api.chat.new_cache", full)
     for ask in (assistant.ask, lambda media, text, **options: assistant.chat(media).say(text, **options)):
         with pytest.raises(FilmstripError, match="not enough memory for a key/value cache of 1,000,0"):

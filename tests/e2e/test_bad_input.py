@@ -261,7 +261,7 @@ def test_more_tokens_than_memory(checkpoint: Path, clip: Path, monkeypatch: pyte
     def full(*_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("filmstrip.api.assistant.new_cache", full)
+    monkeypatch.setattr("filmstrip.api.stream.new_cache", full)
     result = run("ask", clip, "what", "-m", checkpoint, "--max-new-tokens", "1000000")
     assert (result.code, result.out) == (2, "")
     assert "filmstrip: there is not enough memory for a key/value cache of" in result.err.splitlines()[-1]

@@ -10,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from filmstrip.api.assistant import AnswerStream, Assistant
+from filmstrip.api.assistant import Assistant
 from filmstrip.api.load import load
+from filmstrip.api.stream import AnswerStream
 from filmstrip.config import RopeConfig, SamplingConfig
 from filmstrip.errors import FilmstripError
 from filmstrip.generation import TokenLoop, VideoLlavaForGeneration

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from filmstrip.config import ModelConfig
+from filmstrip.config.model import AGGREGATIONS as CONFIG_NAMES
 from filmstrip.errors import ConfigError, PromptError
 from filmstrip.models import VideoLlava
+from filmstrip.models.aggregate import AGGREGATIONS
 from filmstrip.models.fusion import fuse
 from filmstrip.models.vision import VisionTower
 from tests.models import GOLDEN, TEMPORAL, VISION, random_model
@@ -164,6 +166,11 @@ def test_frame_order_survives_fusion() -> None:
 def test_contradictory_configurations_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(GOLDEN, **change)
+
+
+def test_every_aggregation_that_a_config_may_name_exists() -> None:
+    """The names live in `config`, which may not import the functions in `models`."""
+    assert set(CONFIG_NAMES) == set(AGGREGATIONS)
 
 
 def test_default_configuration_is_the_published_7b() -> None:

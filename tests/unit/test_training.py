@@ -16,7 +16,7 @@ from filmstrip.media.transform import PixelSpec, to_pixels
 from filmstrip.models.vision import VisionTower
 from filmstrip.text.prompt import Turn, render
 from filmstrip.text.tokenizer import Tokenizer
-from filmstrip.training.batches import normalise, numbered_batches
+from filmstrip.training.batches import frames_to_pixels, numbered_batches
 from filmstrip.training.conversations import (
     ABSENT,
     FIRST_MOTION,
@@ -71,7 +71,7 @@ def test_training_pixels_are_the_pixels_of_use() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     used = to_pixels(frames, "video", PixelSpec(size=64, crop=64), "clip-pil-bicubic")
     # Two orders of the same float32 operations: (x/255 - m)/s and (x - 255 m)/(255 s).
-    torch.testing.assert_close(normalise(frames), used, atol=2e-6, rtol=0)
+    torch.testing.assert_close(frames_to_pixels(frames), used, atol=2e-6, rtol=0)
 
 
 def test_a_batch_depends_on_its_number_alone(tokenizer: Tokenizer) -> None:

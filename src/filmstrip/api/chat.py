@@ -2,11 +2,11 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filmstrip.api.answer import Answer
-from filmstrip.api.assistant import AnswerStream, Assistant, cache_memory
 from filmstrip.api.request import conversation
+from filmstrip.api.stream import AnswerStream, cache_memory
 from filmstrip.cache import KVCache
 from filmstrip.errors import FilmstripError
 from filmstrip.generation.step import new_cache
@@ -14,6 +14,9 @@ from filmstrip.inputs.processor import Prompt
 from filmstrip.media.clip import Clip
 from filmstrip.media.sample import FrameSelection
 from filmstrip.text.prompt import Turn, user_turn
+
+if TYPE_CHECKING:
+    from filmstrip.api.assistant import Assistant
 
 
 class Chat:
@@ -24,7 +27,7 @@ class Chat:
     """
 
     def __init__(
-        self, assistant: Assistant, clips: Sequence[Clip], system: str | None, selection: FrameSelection
+        self, assistant: "Assistant", clips: Sequence[Clip], system: str | None, selection: FrameSelection
     ) -> None:
         self.assistant, self.clips, self.selection = assistant, tuple(clips), selection
         self.turns: list[Turn] = conversation(system, [])

@@ -33,8 +33,6 @@ class ProcessorFiles:
 
     pixels: PixelSpec
     chat_template: str | None = None
-    image_token: str = "<image>"
-    video_token: str = "<video>"
     warnings: tuple[str, ...] = ()
 
 
@@ -63,8 +61,6 @@ def read_processor_files(directory: Path, model: ModelConfig) -> ProcessorFiles:
     return ProcessorFiles(
         pixels=pixels,
         chat_template=_chat_template(directory, processor),
-        image_token=_token(processor, "image"),
-        video_token=_token(processor, "video"),
         warnings=tuple(warnings),
     )
 
@@ -136,11 +132,6 @@ def _contradictions(processor: Fields, model: ModelConfig) -> list[str]:
         for key, value in expected.items()
         if key in processor and processor.get(key) != value
     ]
-
-
-def _token(processor: Fields, kind: str) -> str:
-    token = processor.get(f"{kind}_token")
-    return token if isinstance(token, str) and token else f"<{kind}>"
 
 
 def _chat_template(directory: Path, processor: Fields) -> str | None:

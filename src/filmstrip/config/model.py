@@ -1,7 +1,7 @@
 """Configuration of the whole model: two towers, a projector, a text tower, and how they are joined."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from filmstrip.config.checks import require, require_choice
 from filmstrip.config.text import TextConfig
@@ -10,7 +10,7 @@ from filmstrip.config.vision import VisionConfig
 SelectStrategy = Literal["default", "full"]
 MediaKind = Literal["image", "video"]
 
-SELECT_STRATEGIES: tuple[str, ...] = ("default", "full")
+SELECT_STRATEGIES: tuple[str, ...] = get_args(SelectStrategy)
 AGGREGATIONS: tuple[str, ...] = ("keep-all",)
 
 

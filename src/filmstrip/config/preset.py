@@ -5,7 +5,7 @@ differently, and only one of them has temporal attention. Each difference is one
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from filmstrip.config.checks import require_choice
 
@@ -13,9 +13,9 @@ FrameSampler = Literal["uniform-inclusive", "uniform-exclusive", "fps", "times",
 ImageTransform = Literal["clip-pil-bicubic", "languagebind", "languagebind-random-flip"]
 PromptStyle = Literal["vicuna-v1", "vicuna-v1-no-system", "hf-plain", "chat-template"]
 
-FRAME_SAMPLERS: tuple[str, ...] = ("uniform-inclusive", "uniform-exclusive", "fps", "times", "indices")
-IMAGE_TRANSFORMS: tuple[str, ...] = ("clip-pil-bicubic", "languagebind", "languagebind-random-flip")
-PROMPT_STYLES: tuple[str, ...] = ("vicuna-v1", "vicuna-v1-no-system", "hf-plain", "chat-template")
+FRAME_SAMPLERS: tuple[str, ...] = get_args(FrameSampler)
+IMAGE_TRANSFORMS: tuple[str, ...] = get_args(ImageTransform)
+PROMPT_STYLES: tuple[str, ...] = get_args(PromptStyle)
 
 
 @dataclass(frozen=True)

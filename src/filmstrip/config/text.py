@@ -1,12 +1,12 @@
 """Configuration of the text tower (LLaMA)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from filmstrip.config.checks import require, require_choice, require_positive
 
 RopeScaling = Literal["default", "linear", "dynamic", "llama3"]
-ROPE_SCALINGS: tuple[str, ...] = ("default", "linear", "dynamic", "llama3")
+ROPE_SCALINGS: tuple[str, ...] = get_args(RopeScaling)
 
 
 @dataclass(frozen=True)

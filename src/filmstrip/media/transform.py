@@ -185,8 +185,8 @@ def rescale(frame_YXC: UInt8[np.ndarray, "Y X C"], spec: PixelSpec) -> Float[Ten
 
 
 def normalise(
-    pixels_CYX: Float[Tensor, "C Y X"], mean: Tensor | tuple[float, ...], std: Tensor | tuple[float, ...]
-) -> Float[Tensor, "C Y X"]:
+    pixels_CYX: Float[Tensor, "*frames C Y X"], mean: Tensor | tuple[float, ...], std: Tensor | tuple[float, ...]
+) -> Float[Tensor, "*frames C Y X"]:
     """Subtract the channel means and divide by the channel deviations, float32."""
     mean_C11 = torch.as_tensor(mean, dtype=torch.float32)[:, None, None]
     std_C11 = torch.as_tensor(std, dtype=torch.float32)[:, None, None]

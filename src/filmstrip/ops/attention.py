@@ -4,7 +4,7 @@
 runs it because it can hand out the attention weights. A test holds the two together.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch.nn import functional
@@ -13,7 +13,7 @@ from filmstrip.ops.masks import AttentionMask
 from filmstrip.shapes import Float, Tensor
 
 AttentionBackend = Literal["sdpa", "eager"]
-ATTENTION_BACKENDS: tuple[str, ...] = ("sdpa", "eager")
+ATTENTION_BACKENDS: tuple[str, ...] = get_args(AttentionBackend)
 
 
 def attention(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from filmstrip.media.transform import CLIP_MEAN, CLIP_STD
+from filmstrip.media.transform import CLIP_MEAN, CLIP_STD, normalise
 from filmstrip.shapes import Float, Tensor
 
 MakeBatch = Callable[[int], Any]
@@ -43,8 +43,7 @@ def _one_thread(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def normalise(frames: np.ndarray) -> Float[Tensor, "*frames C Y X"]:
+def frames_to_pixels(frames: np.ndarray) -> Float[Tensor, "*frames C Y X"]:
     """uint8 (..., Y, X, C) at the tower's size to what `to_pixels` makes of it (CLIP's mean and deviation)."""
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 255
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return (pixels - mean) / std
+    return normalise(pixels, CLIP_MEAN, CLIP_STD)

@@ -12,7 +12,7 @@ from filmstrip.shapes import Float, Int, Tensor
 from filmstrip.text.encode import tokenize
 from filmstrip.text.prompt import Turn, render
 from filmstrip.text.tokenizer import Tokenizer
-from filmstrip.training.batches import normalise
+from filmstrip.training.batches import frames_to_pixels
 from filmstrip.training.tower import IGNORE, NUM_COLOURS
 from filmstrip.world import (
     COLOUR_NAMES,
@@ -80,7 +80,7 @@ class ConversationBatches:
             frames.append(augment_clip(draw_clip(scene, self.config.tower(kind).image_size, self.photos), rng))
             questions = separate_description(ask_about(scene, rng, self.questions), rng)
             conversations.append(self._tokens(questions, kind))
-        pixels = normalise(np.stack(frames))
+        pixels = frames_to_pixels(np.stack(frames))
         input_ids, labels = pad_right(conversations, self.config.pad_token_id)
         if kind == "image":
             return ConversationBatch(input_ids, labels, pixels[:, 0], None, None)

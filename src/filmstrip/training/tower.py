@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from filmstrip.models.vision import VisionTower
 from filmstrip.shapes import Float, Int, Tensor
-from filmstrip.training.batches import normalise
+from filmstrip.training.batches import frames_to_pixels
 from filmstrip.world import (
     COLOUR_NAMES,
     SHAPES,
@@ -67,7 +67,7 @@ class StillBatches:
         patches = dense_labels([(scene, 0) for scene in scenes], self.patch_size, self.size)
         whole = [colour_labels(scene, 0) for scene in scenes]
         return StillBatch(
-            normalise(frames),
+            frames_to_pixels(frames),
             torch.from_numpy(patches.shape),
             torch.from_numpy(patches.colour),
             torch.from_numpy(patches.offset),
