@@ -23,8 +23,8 @@ from filmstrip.world import (
     score,
     stated_facts,
 )
+from filmstrip.world.describe import scene_facts
 from filmstrip.world.facts import NUMBERS
-from filmstrip.world.questions import scene_facts
 
 GREY = Background("plain", (60.0, 60.0, 60.0), (60.0, 60.0, 60.0))
 

@@ -4,30 +4,49 @@
 """
 
 from filmstrip.world.augment import augment_clip, augment_stills
+from filmstrip.world.camera import Camera, Shot, draw_shot, sample_shot
+from filmstrip.world.describe import describe
 from filmstrip.world.draw import draw_clip, draw_stills
-from filmstrip.world.facts import COLOUR_NAMES, COLOURS, DIRECTIONS, MOTIONS, SHAPES
+from filmstrip.world.facts import CAMERA_MOVES, COLOUR_NAMES, COLOURS, DIRECTIONS, EVENTS, MOTIONS, SHAPES, TICKS
 from filmstrip.world.labels import DenseLabels, dense_labels
-from filmstrip.world.questions import FAMILIES, Question, ask_about, corpus, describe
-from filmstrip.world.sample import SceneOptions, sample_clip, sample_still
+from filmstrip.world.options import FULL_STILL, FULL_WORLD, SceneOptions
+from filmstrip.world.question import Question
+from filmstrip.world.questions import FAMILIES, FULL_FAMILIES, GROUPS, ask_about, corpus
+from filmstrip.world.sample import sample_clip, sample_still
 from filmstrip.world.scene import Background, Scene, Shape, reverse
-from filmstrip.world.scoring import reversed_question, score, stated_facts
-from filmstrip.world.splits import HELD_OUT, SPLITS, split_rng
+from filmstrip.world.scoring import Agreement, agreement, reversed_question, score, stated_facts
+from filmstrip.world.splits import HELD_OUT, HELD_OUT_CHANGES, HELD_OUT_EVENTS, SPLITS, split_rng
+from filmstrip.world.tracks import SceneTracks, scene_tracks
 
 __all__ = [
+    "CAMERA_MOVES",
     "COLOURS",
     "COLOUR_NAMES",
     "DIRECTIONS",
+    "EVENTS",
     "FAMILIES",
+    "FULL_FAMILIES",
+    "FULL_STILL",
+    "FULL_WORLD",
+    "GROUPS",
     "HELD_OUT",
+    "HELD_OUT_CHANGES",
+    "HELD_OUT_EVENTS",
     "MOTIONS",
     "SHAPES",
     "SPLITS",
+    "TICKS",
+    "Agreement",
     "Background",
+    "Camera",
     "DenseLabels",
     "Question",
     "Scene",
     "SceneOptions",
+    "SceneTracks",
     "Shape",
+    "Shot",
+    "agreement",
     "ask_about",
     "augment_clip",
     "augment_stills",
@@ -35,11 +54,14 @@ __all__ = [
     "dense_labels",
     "describe",
     "draw_clip",
+    "draw_shot",
     "draw_stills",
     "reverse",
     "reversed_question",
     "sample_clip",
+    "sample_shot",
     "sample_still",
+    "scene_tracks",
     "score",
     "split_rng",
     "stated_facts",

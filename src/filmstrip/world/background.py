@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from filmstrip.config.checks import require
+from filmstrip.world.camera import Camera, draw_shot
 from filmstrip.world.scene import Background
 
 _GRID = 8  # cells of a texture along an edge
@@ -23,17 +24,42 @@ def draw_background(ground: Background, size: int, photos: Sequence[np.ndarray] 
     if ground.kind == "plain":
         return np.broadcast_to((np.array(ground.low) + 0.5).astype(np.uint8), (size, size, 3))
     if ground.kind == "photo":
-        require(
-            ground.photo < len(photos),
-            f"this scene's background is photograph {ground.photo}, but {len(photos)} photographs were given",
-        )
-        return _photo_crop(photos[ground.photo], ground, size)
+        return _photo_crop(_photo(photos, ground.photo), ground, size)
     rng = np.random.default_rng(ground.seed)
     field = _ramp(rng, size) if ground.kind == "gradient" else _texture(rng, size)
     picture = np.empty((size, size, 3), np.uint8)
     for channel, (low, high) in enumerate(zip(ground.low, ground.high, strict=True)):
         picture[..., channel] = field * np.float32(high - low) + np.float32(low + 0.5)
     return picture
+
+
+def draw_camera(
+    camera: Camera, ground: Background, size: int, photos: Sequence[np.ndarray] = (), *, dull: bool = False
+) -> np.ndarray:
+    """What a camera sees of the photographs, uint8 (F, Y, X, 3); `dull` as behind shapes, so that these stand out.
+
+    Raises `ConfigError` for a photograph that is not among `photos`.
+    """
+    shots = [draw_shot(shot, [_photo(photos, shot.source)], size) for shot in camera.shots]
+    frames = np.concatenate(shots)
+    if not dull:
+        return frames
+    # One shift for the whole clip: a still ground is drawn towards a grey of its own, which would flicker here.
+    seen = frames.reshape(-1, 3).astype(np.float32) @ (4 * _DULL)
+    seen += (np.array(ground.low, np.float32) - seen.mean(axis=0)) / 2
+    return np.clip(seen, 0, 230, out=seen).astype(np.uint8).reshape(frames.shape)
+
+
+def _photo(photos: Sequence[np.ndarray], number: int) -> np.ndarray:
+    """Photograph `number`, checked."""
+    require(
+        number < len(photos),
+        f"this scene's background is photograph {number}, but {len(photos)} photographs were given",
+    )
+    photo = photos[number]
+    usable = photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[-1] == 3
+    require(usable, f"a photograph must be uint8 (height, width, 3), not {photo.dtype} {photo.shape}")
+    return photo
 
 
 def _ramp(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -71,8 +97,6 @@ def _photo_crop(photo: np.ndarray, ground: Background, size: int) -> np.ndarray:
 
     A pixel is the mean of four points of the photograph: as good as an area filter for a ground, and much faster.
     """
-    usable = photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[-1] == 3
-    require(usable, f"a photograph must be uint8 (height, width, 3), not {photo.dtype} {photo.shape}")
     rng = np.random.default_rng(ground.seed)
     height, width = photo.shape[:2]
     edge = min(height, width) * (0.4 + 0.6 * rng.random())

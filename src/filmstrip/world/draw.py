@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from filmstrip.config.checks import require
-from filmstrip.world.background import draw_background
+from filmstrip.world.background import draw_background, draw_camera
 from filmstrip.world.facts import SHAPES
 from filmstrip.world.scene import Scene
 
@@ -39,8 +39,10 @@ def draw_clip(scene: Scene, size: int = 64, photos: Sequence[np.ndarray] = ()) -
     missing.
     """
     _check_size(size)
-    ground = draw_background(scene.background, size, photos)
-    canvas = np.repeat(ground[None], scene.num_frames, axis=0)
+    if scene.camera is None:
+        canvas = np.repeat(draw_background(scene.background, size, photos)[None], scene.num_frames, axis=0)
+    else:
+        canvas = draw_camera(scene.camera, scene.background, size, photos, dull=bool(scene.shapes))
     return _paint(canvas, stamps_of([(scene, frame) for frame in range(scene.num_frames)], size))
 
 
@@ -59,7 +61,7 @@ def stamps_of(views: Sequence[tuple[Scene, int]], size: int) -> Stamps:
             if shape.visible(frame):
                 x, y = shape.position(frame)
                 kind = SHAPES.index(shape.shape)
-                rows.append((view, kind, x * size, y * size, shape.size * size / 2, *shape.rgb))
+                rows.append((view, kind, x * size, y * size, shape.size * size / 2, *shape.rgb_at(frame)))
     table = np.array(rows, np.float32).reshape(-1, 8)
     whole = table[:, :2].astype(np.intp)
     return Stamps(whole[:, 0], whole[:, 1], table[:, 2:4], table[:, 4], table[:, 5:8])

@@ -44,7 +44,7 @@ def dense_labels(views: Sequence[tuple[Scene, int]], patch_size: int, size: int 
     stamps = stamps_of(views, size)
     colours = np.array(
         [
-            1 + COLOUR_NAMES.index(shape.colour)
+            1 + COLOUR_NAMES.index(shape.colour_at(frame))
             for scene, frame in views
             for shape in scene.shapes
             if shape.visible(frame)

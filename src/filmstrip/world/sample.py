@@ -6,55 +6,23 @@ equally likely and has the other answer. Shapes of the other clips come late or 
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from filmstrip.config.checks import require, require_choice
-from filmstrip.world.facts import COLOUR_NAMES, COLOURS, DIRECTIONS, MOTIONS, SHAPES, Motion
-from filmstrip.world.scene import Background, BackgroundKind, Point, Scene, Shape
+from filmstrip.world.facts import MOTIONS, TICKS, Motion
+from filmstrip.world.options import CLIP, STILL, SceneOptions
+from filmstrip.world.placing import place
+from filmstrip.world.plots import PLOTS, sample_names, sample_plot
+from filmstrip.world.scene import Scene
 from filmstrip.world.splits import HELD_OUT, SPLITS, is_held_out
 
-TICKS = 8
-"""Shapes come and leave at eighths of a clip, so that 8 frames sampled from a longer clip tell its order."""
-
+# Edges of shapes that are clearly larger and smaller than each other: a third at the least.
+_LARGE, _SMALL = (0.34, 0.38), (0.20, 0.24)
+_MEDIUM, _SMALLEST = (0.28, 0.32), (0.18, 0.20)
 _SHORTEST_STAY = 3  # ticks; two steps are the least that shows a motion
-_CANDIDATES = 16  # paths tried at once for a shape
-_ATTEMPTS = 6
-_OVERLAP_ALLOWED = 0.03  # of the frame's edge, where no placement without overlap was found
-_DRIFT = 0.03  # largest sideways displacement of a moving shape
-
-
-@dataclass(frozen=True)
-class SceneOptions:
-    """What scenes are sampled from. Sizes and displacements are fractions of the frame's edge.
-
-    `staggered_share` is the share of clips of several shapes that have an order of appearance; in the others each
-    shape comes late or leaves early with probability `timed_share`. `same_colour_share` is the share of scenes in
-    which two shapes may have one colour. `travel` bounds the displacement of a moving shape while it is visible.
-    """
-
-    num_frames: int = TICKS
-    max_shapes: int = 3
-    size: tuple[float, float] = (0.24, 0.34)
-    travel: tuple[float, float] = (0.36, 0.60)
-    staggered_share: float = 0.6
-    timed_share: float = 0.3
-    same_colour_share: float = 0.25
-    num_photos: int = 0
-
-    def __post_init__(self) -> None:
-        require(1 <= self.max_shapes <= 4, f"a scene has 1 to 4 shapes, not {self.max_shapes}")
-        require(0.05 <= self.size[0] <= self.size[1] <= 0.4, f"shape sizes must lie within 0.05..0.4, not {self.size}")
-        fits = 0.1 <= self.travel[0] <= self.travel[1] <= 1 - self.size[1]
-        require(fits, f"travel {self.travel} does not fit a frame with shapes of size {self.size}")
-        require(self.num_photos >= 0, f"num_photos must not be negative, is {self.num_photos}")
-
-
-CLIP = SceneOptions()
-STILL = SceneOptions(num_frames=1, max_shapes=4)
 
 
 def sample_clip(rng: np.random.Generator, split: str = "train", options: SceneOptions = CLIP) -> Scene:
@@ -64,37 +32,45 @@ def sample_clip(rng: np.random.Generator, split: str = "train", options: SceneOp
     """
     require_choice("split", split, SPLITS)
     require(options.num_frames >= TICKS, f"a clip has at least {TICKS} frames, not {options.num_frames}")
+    plot = sample_plot(rng, options)
+    if plot not in ("plain", "arrivals"):
+        return PLOTS[plot](rng, split, options)
+    if plot == "arrivals":
+        require(options.max_shapes > 1, "the plot 'arrivals' needs scenes of two shapes or more")
+        kinds = _sample_kinds(rng, options, split, at_least=2)
+        spans = _sample_spans(rng, len(kinds), replace(options, staggered_share=1.0))
+        sizes = _varied_sizes(rng, len(kinds), options)
+        return replace(place(rng, kinds, spans, options, sizes=sizes), plot="arrivals")
     kinds = _sample_kinds(rng, options, split)
     spans = _sample_spans(rng, len(kinds), options)
-    return _place(rng, kinds, spans, options)
+    return place(rng, kinds, spans, options, sizes=_varied_sizes(rng, len(kinds), options))
 
 
 def sample_still(rng: np.random.Generator, options: SceneOptions = STILL) -> Scene:
     """A scene of one frame. `options.num_frames` is not used: it is one."""
     count = 1 + int(rng.random() * options.max_shapes)
-    names = _sample_names(rng, count, options.same_colour_share)
+    names = sample_names(rng, count, options.same_colour_share)
     kinds: list[tuple[str, str, Motion]] = [(colour, shape, "still") for colour, shape in names]
-    return _place(rng, kinds, [(0, 1)] * count, options, num_frames=1)
+    sizes = _varied_sizes(rng, count, options)
+    return place(rng, kinds, [(0, 1)] * count, options, num_frames=1, sizes=sizes)
 
 
-def _sample_names(rng: np.random.Generator, count: int, same_colour_share: float) -> list[tuple[str, str]]:
-    """Distinct (colour, shape) pairs; most scenes have no colour twice."""
-    shapes = [SHAPES[int(draw * len(SHAPES))] for draw in rng.random(count)]
-    if rng.random() >= same_colour_share:
-        return list(zip([COLOUR_NAMES[i] for i in rng.permutation(len(COLOURS))], shapes, strict=False))
-    while True:
-        palette = [COLOUR_NAMES[i] for i in rng.permutation(len(COLOURS))[:2]]
-        names = [(palette[int(draw * 2)], shape) for draw, shape in zip(rng.random(count), shapes, strict=True)]
-        if len(set(names)) == count:
-            return names
-        shapes = [SHAPES[int(draw * len(SHAPES))] for draw in rng.random(count)]
+def _varied_sizes(rng: np.random.Generator, count: int, options: SceneOptions) -> list[float] | None:
+    """Sizes of which one clearly stands out, the largest or the smallest, or None for the usual ones."""
+    if options.varied_size_share == 0 or count < 2 or rng.random() >= options.varied_size_share:
+        return None
+    odd, others = (_LARGE, _SMALL) if rng.random() < 0.5 else (_SMALLEST, _MEDIUM)
+    sizes = [low + rng.random() * (high - low) for low, high in [odd] + [others] * (count - 1)]
+    return [sizes[i] for i in rng.permutation(count)]
 
 
-def _sample_kinds(rng: np.random.Generator, options: SceneOptions, split: str) -> list[tuple[str, str, Motion]]:
+def _sample_kinds(
+    rng: np.random.Generator, options: SceneOptions, split: str, at_least: int = 1
+) -> list[tuple[str, str, Motion]]:
     """(colour, shape, motion) of every shape, as the split allows."""
-    count = 1 + int(rng.random() * options.max_shapes)
+    count = at_least + int(rng.random() * (options.max_shapes - at_least + 1))
     while True:
-        names = _sample_names(rng, count, options.same_colour_share)
+        names = sample_names(rng, count, options.same_colour_share)
         motions = [MOTIONS[int(draw * len(MOTIONS))] for draw in rng.random(count)]
         kinds = [(*name, motion) for name, motion in zip(names, motions, strict=True)]
         if split == "test":
@@ -139,97 +115,3 @@ def _sample_stay(rng: np.random.Generator, timed_share: float) -> tuple[int, int
         return 0, TICKS
     away = 1 + int(draw * (TICKS - _SHORTEST_STAY))
     return (away, TICKS) if kind < timed_share / 2 else (0, TICKS - away)
-
-
-def _sample_paths(
-    rng: np.random.Generator, motion: Motion, size: float, options: SceneOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end points (candidates, 2) of straight paths inside the frame."""
-    draws = rng.random((_CANDIDATES, 4))
-    centre = size / 2 + draws[:, :2] * (1 - size)
-    if motion == "still":
-        return centre, centre
-    along = 0 if motion in ("left", "right") else 1
-    across = 1 - along
-    low, high = options.travel
-    travel = low + draws[:, 2] * (min(high, 1 - size) - low)
-    drift = (draws[:, 3] * 2 - 1) * _DRIFT
-    step = np.empty_like(centre)
-    step[:, along] = travel * DIRECTIONS[motion][along]
-    step[:, across] = drift
-    margin = size / 2 + np.abs(step) / 2
-    middle = margin + draws[:, :2] * (1 - 2 * margin)
-    return middle - step / 2, middle + step / 2
-
-
-def _tracks(start: np.ndarray, end: np.ndarray, span: tuple[int, int], num_frames: int) -> np.ndarray:
-    """Positions (candidates, frames, 2); NaN where the shape is not there."""
-    first, last = span[0], span[1] - 1
-    part = (np.arange(first, last + 1) - first) / max(last - first, 1)
-    tracks = np.full((len(start), num_frames, 2), np.nan)
-    tracks[:, first : last + 1] = start[:, None] + (end - start)[:, None] * part[:, None]
-    return tracks
-
-
-def _clearance(tracks: np.ndarray, size: float, placed: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
-    """Least gap (candidates,) between a shape and those already placed, over the frames both are in."""
-    gap = np.ones(len(tracks))
-    for other, other_size in placed:
-        distance = np.sqrt(((tracks - other) ** 2).sum(axis=-1)) - (size + other_size) / 2
-        gap = np.fmin(gap, np.fmin.reduce(distance, axis=1))
-    return gap
-
-
-def _place(
-    rng: np.random.Generator,
-    kinds: Sequence[tuple[str, str, Motion]],
-    spans: Sequence[tuple[int, int]],
-    options: SceneOptions,
-    num_frames: int | None = None,
-) -> Scene:
-    """Give every shape a size and a path such that they hide each other hardly or not at all."""
-    num_frames = num_frames or options.num_frames
-    best: tuple[float, tuple[Shape, ...]] = (-np.inf, ())
-    for _ in range(_ATTEMPTS):
-        placed: list[tuple[np.ndarray, float]] = []
-        shapes: list[Shape] = []
-        worst = 1.0
-        for (colour, name, motion), span in zip(kinds, spans, strict=True):
-            size = options.size[0] + rng.random() * (options.size[1] - options.size[0])
-            start, end = _sample_paths(rng, motion, size, options)
-            tracks = _tracks(start, end, span, num_frames)
-            gaps = _clearance(tracks, size, placed)
-            chosen = int(np.argmax(np.minimum(gaps, 0.0)))  # the first without overlap, or the least overlapping
-            worst = min(worst, float(gaps[chosen]))
-            placed.append((tracks[chosen], size))
-            path = _path(start[chosen], end[chosen], motion)
-            shapes.append(Shape(name, colour, size, motion, path, *span, _tint(rng, colour)))
-        if worst > best[0]:
-            best = worst, tuple(shapes)
-        if worst >= -_OVERLAP_ALLOWED:
-            break
-    return Scene(best[1], _sample_background(rng, options.num_photos), num_frames)
-
-
-def _path(start: np.ndarray, end: np.ndarray, motion: Motion) -> tuple[Point, ...]:
-    first = (float(start[0]), float(start[1]))
-    return (first,) if motion == "still" else (first, (float(end[0]), float(end[1])))
-
-
-def _tint(rng: np.random.Generator, colour: str) -> tuple[float, float, float]:
-    """The colour, each channel off by at most 10 grey levels."""
-    red, green, blue = np.clip(COLOURS[colour] + rng.random(3) * 20 - 10, 0, 255).tolist()
-    return red, green, blue
-
-
-def _sample_background(rng: np.random.Generator, num_photos: int) -> Background:
-    """A dull ground: greys with a slight tint, never bright enough to be taken for a shape."""
-    kinds: tuple[BackgroundKind, ...] = ("plain", "gradient", "texture", "photo")
-    draws = rng.random(10).tolist()
-    kind = kinds[int(draws[0] * (4 if num_photos else 3))]
-    grey = 20 + draws[1] * 190
-    other = min(max(grey + (draws[2] * 2 - 1) * 70, 12), 215)
-    low = (grey + draws[3] * 16 - 8, grey + draws[4] * 16 - 8, grey + draws[5] * 16 - 8)
-    high = (other + draws[6] * 16 - 8, other + draws[7] * 16 - 8, other + draws[8] * 16 - 8)
-    seed, photo = int(draws[9] * 2**31), int(rng.random() * max(num_photos, 1))
-    return Background(kind, low, high, seed, photo)

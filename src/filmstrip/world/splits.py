@@ -4,7 +4,12 @@ Held out are whole (colour, shape, axis) groups, axis being horizontal, vertical
 never held out without the one that moves right. So every split is closed under reversal of time, and neither the
 missing combinations nor the set of frames without their order says which way time runs.
 
-- train, val: no shape of a held-out group. test: at least one shape of a held-out group in every clip.
+The other plots hold out likewise: shapes that go around or bounce by colour and shape, changes of colour by the pair of
+colours whichever comes first, events by event and shape, and each photograph lacks one axis of the camera's movements.
+
+- train, val: no shape of a held-out group. test: at least one shape of a held-out group in every clip; in the
+  plots about changes of colour and about events at least one such pair. Camera clips of the test split are free: their
+  photographs are others.
 - The three splits draw from different random streams even for equal seeds. Images have no motion: they differ by
   stream only.
 """
@@ -14,7 +19,16 @@ import zlib
 import numpy as np
 
 from filmstrip.config.checks import require_choice
-from filmstrip.world.facts import AXIS, COLOUR_NAMES, MOTIONS, SHAPES, Motion
+from filmstrip.world.facts import (
+    AXIS,
+    CAMERA_AXIS,
+    COLOUR_NAMES,
+    MOTIONS,
+    SHAPES,
+    CameraMove,
+    EventKind,
+    Motion,
+)
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
@@ -36,7 +50,36 @@ HELD_OUT: tuple[tuple[str, str, Motion], ...] = tuple(
 )
 
 
-def split_rng(split: str, seed: int) -> np.random.Generator:
-    """The random stream of `split` for `seed` (not negative). Raises `ConfigError` for a split not in `SPLITS`."""
+HELD_OUT_CHANGES: frozenset[frozenset[str]] = frozenset(
+    frozenset(pair) for pair in (("red", "green"), ("orange", "blue"), ("yellow", "purple"))
+)
+"""Pairs of colours between which only shapes of test clips change, in either direction."""
+
+HELD_OUT_EVENTS: tuple[tuple[EventKind, str], ...] = (
+    ("changes colour", "cross"),
+    ("blinks", "triangle"),
+    ("jumps", "star"),
+    ("turns around", "square"),
+)
+"""What happens to a shape of this kind in test clips only."""
+
+_VIEW_AXES = ("horizontal", "vertical", "zoom")
+
+
+def held_out_names(motion: Motion) -> list[tuple[str, str]]:
+    """The (colour, shape) pairs that only test clips show with a motion of this axis."""
+    return [(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES if is_held_out(colour, shape, motion)]
+
+
+def is_held_out_view(move: CameraMove, photo: int) -> bool:
+    """Whether no training clip moves the camera this way over photograph number `photo` of the training set."""
+    return CAMERA_AXIS[move] == _VIEW_AXES[photo % len(_VIEW_AXES)]
+
+
+def split_rng(split: str, seed: int, number: int | None = None) -> np.random.Generator:
+    """The random stream of `split` for `seed` (not negative), or of its item `number`, which depends on no other.
+
+    Raises `ConfigError` for a split not in `SPLITS`.
+    """
     require_choice("split", split, SPLITS)
-    return np.random.default_rng([SPLITS.index(split), seed])
+    return np.random.default_rng([SPLITS.index(split), seed, *([] if number is None else [number])])
