@@ -1,46 +1,126 @@
 """Numbered batches, made by worker processes: a batch's number decides its content."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import gc
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from filmstrip.media.transform import CLIP_MEAN, CLIP_STD, normalise
-from filmstrip.shapes import Float, Tensor
+from filmstrip.shapes import Float, Int, Tensor
 
+T = TypeVar("T", bound="TensorBatch")
 MakeBatch = Callable[[int], Any]
+IGNORE = -100  # a label that does not count
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """Base of batches: tensors and whatever else, which can move to a device as one."""
+
+    def to(self: T, device: torch.device) -> T:
+        """The batch with all its tensors on another device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class ConversationBatch(TensorBatch):
+    """Prompts and answers, padded on the right (causal attention never reads to the right, so no mask is needed).
+
+    `labels` is IGNORE everywhere but on the assistant's words and the end-of-sequence that closes them; aligned with
+    `input_ids`, not shifted. `colour_state` says what each colour's shape is doing in each frame as far as the frames
+    up to it tell (drawn videos only, `conversations.colour_states`). `image_sizes` are heights and widths in pixels.
+    `documents` number the conversations that share a row, -1 for padding; None: one conversation a row. `skipped` has
+    the samples that were left out and why. `num_samples` and `num_tokens` leave padding out.
+    """
+
+    input_ids: Int[Tensor, "B T"]
+    labels: Int[Tensor, "B T"]
+    images: Float[Tensor, "N C Y X"] | None = None
+    videos: Float[Tensor, "V F C Y X"] | None = None
+    colour_state: Int[Tensor, "B F colours"] | None = None
+    image_sizes: Int[Tensor, "I 2"] | None = None
+    documents: Int[Tensor, "B T"] | None = None
+    skipped: Sequence[tuple[str, str]] = ()
+    num_samples: int = 0
+    num_tokens: int = 0
+
+    def __len__(self) -> int:
+        """Number of conversations."""
+        return self.num_samples
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read, visual ones included."""
+        return self.num_tokens
+
+    @property
+    def weight(self) -> float:
+        """Tokens whose prediction is scored: the first of a row is predicted by nothing."""
+        return float((self.labels[:, 1:] != IGNORE).sum())
 
 
 class _Numbered(IterableDataset[Any]):
-    """Batches `start`, `start + 1`, ... without end; workers take turns, so their order does not depend on speed."""
+    """Batches `start`, `start + 1`, ...; workers take turns, so their order does not depend on speed."""
 
-    def __init__(self, make: MakeBatch, start: int) -> None:
-        self.make, self.start = make, start
+    def __init__(self, make: MakeBatch, start: int, stop: int | None) -> None:
+        self.make, self.start, self.stop = make, start, stop
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         number = self.start + first
-        while True:
+        while self.stop is None or number < self.stop:
             yield self.make(number)
             number += stride
 
 
-def numbered_batches(make: MakeBatch, start: int = 0, num_workers: int = 1) -> DataLoader[Any]:
-    """Iterate over `make(start)`, `make(start + 1)`, ...; `make` must draw all randomness from the number."""
-    return DataLoader(
-        _Numbered(make, start),
+class _Loader(DataLoader[Any]):
+    """A `DataLoader` that may be started after videos were decoded in this process.
+
+    PyAV leaves scalers with threads behind as garbage; a forked worker that collected it would wait for threads that
+    it does not have. So garbage is collected before the fork, and workers leave alone what they inherit.
+    """
+
+    def __iter__(self) -> Any:
+        gc.collect()
+        return super().__iter__()
+
+
+def numbered_batches(make: MakeBatch, start: int = 0, num_workers: int = 1, stop: int | None = None) -> DataLoader[Any]:
+    """Iterate over `make(start)`, `make(start + 1)`, ... up to `stop`; all randomness must come from the number."""
+    return _Loader(
+        _Numbered(make, start, stop),
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
     )
 
 
-def _one_thread(_worker: int) -> None:
+def _prepare_worker(_worker: int) -> None:
+    gc.freeze()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the run
+
+
+def pad_right(
+    conversations: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Stack ids and labels of different lengths."""
+    length = max(len(ids) for ids, _ in conversations)
+    ids_BT = np.full((len(conversations), length), pad_id)
+    labels_BT = np.full((len(conversations), length), IGNORE)
+    for row, (ids, labels) in enumerate(conversations):
+        ids_BT[row, : len(ids)] = ids
+        labels_BT[row, : len(labels)] = labels
+    return torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)
 
 
 def frames_to_pixels(frames: np.ndarray) -> Float[Tensor, "*frames C Y X"]:

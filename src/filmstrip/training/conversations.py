@@ -1,19 +1,18 @@
 """Conversations about drawn clips and pictures as padded batches with labels on the assistant's words only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 
 from filmstrip.config import MediaKind, ModelConfig
-from filmstrip.shapes import Float, Int, Tensor
 from filmstrip.text.encode import tokenize
 from filmstrip.text.prompt import Turn, render
 from filmstrip.text.tokenizer import Tokenizer
-from filmstrip.training.batches import frames_to_pixels
-from filmstrip.training.tower import IGNORE, NUM_COLOURS
+from filmstrip.training.batches import IGNORE, ConversationBatch, frames_to_pixels, pad_right
+from filmstrip.training.tower import NUM_COLOURS
 from filmstrip.world import (
     COLOUR_NAMES,
     MOTIONS,
@@ -29,26 +28,6 @@ from filmstrip.world import (
 
 ABSENT, GONE, NEW, FIRST_MOTION = 0, 1, 2, 3
 NUM_STATES = FIRST_MOTION + len(MOTIONS)
-
-
-@dataclass(frozen=True)
-class ConversationBatch:
-    """Prompts and answers, padded on the right (causal attention never reads to the right, so no mask is needed).
-
-    `labels` is IGNORE everywhere but on the assistant's words and the end-of-sequence that closes them; already
-    aligned with `input_ids`, not shifted. `colour_state` says what each colour's shape is doing in each frame as far
-    as the frames up to it tell: ABSENT, GONE, NEW (seen once) or FIRST_MOTION + its motion; only for videos.
-    """
-
-    input_ids: Int[Tensor, "B T"]
-    labels: Int[Tensor, "B T"]
-    images: Float[Tensor, "B C Y X"] | None
-    videos: Float[Tensor, "B F C Y X"] | None
-    colour_state: Int[Tensor, "B F colours"] | None
-
-    def __len__(self) -> int:
-        """Number of conversations."""
-        return self.input_ids.shape[0]
 
 
 class ConversationBatches:
@@ -82,10 +61,16 @@ class ConversationBatches:
             conversations.append(self._tokens(questions, kind))
         pixels = frames_to_pixels(np.stack(frames))
         input_ids, labels = pad_right(conversations, self.config.pad_token_id)
+        batch = ConversationBatch(
+            input_ids,
+            labels,
+            num_samples=len(conversations),
+            num_tokens=sum(len(ids) for ids, _ in conversations),
+        )
         if kind == "image":
-            return ConversationBatch(input_ids, labels, pixels[:, 0], None, None)
+            return replace(batch, images=pixels[:, 0])
         states = torch.from_numpy(np.stack([colour_states(scene) for scene in scenes]))
-        return ConversationBatch(input_ids, labels, None, pixels, states)
+        return replace(batch, videos=pixels, colour_state=states)
 
     def _tokens(self, questions: Sequence[Question], kind: MediaKind) -> tuple[np.ndarray, np.ndarray]:
         frames = self.clip.num_frames if kind == "video" else 1
@@ -106,7 +91,7 @@ def conversation_tokens(
     turns = []
     for index, question in enumerate(questions):
         turns += [Turn("user", question.text, (kind,) if index == 0 else ()), Turn("assistant", question.answer)]
-    media_ids: dict[MediaKind, int] = {"image": config.image_token_id, "video": config.video_token_id}
+    media_ids = config.placeholder_ids
     rendered = render(turns, "vicuna-v1-no-system", add_generation_prompt=False)
     labelled = tokenize(rendered, tokenizer, media_ids)
     ids = np.array(labelled.ids)
@@ -114,19 +99,6 @@ def conversation_tokens(
     labels = np.where(answers, ids, IGNORE)
     repeats = np.where(ids == media_ids[kind], num_frames * config.tokens_per_frame(kind), 1)
     return np.repeat(ids, repeats), np.repeat(labels, repeats)
-
-
-def pad_right(
-    conversations: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int
-) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Stack ids and labels of different lengths."""
-    length = max(len(ids) for ids, _ in conversations)
-    ids_BT = np.full((len(conversations), length), pad_id)
-    labels_BT = np.full((len(conversations), length), IGNORE)
-    for row, (ids, labels) in enumerate(conversations):
-        ids_BT[row, : len(ids)] = ids
-        labels_BT[row, : len(labels)] = labels
-    return torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)
 
 
 def colour_states(scene: Scene) -> np.ndarray:

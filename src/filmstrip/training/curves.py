@@ -1,37 +1,59 @@
-"""Curves of a finished run from its logs, as one picture."""
+"""Curves of a run from its logs, as one picture: losses above, shares of right predictions below."""
 
-import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-PANELS: dict[str, tuple[tuple[str, str], ...]] = {
-    "tower": (("patch_right", "patch: shape named right"), ("frame_right", "frame: shape of each colour right")),
-    "language": (("right", "answer tokens right"), ("state_right", "motion of each colour right (auxiliary)")),
+from filmstrip.training.log import LOG_FILE, read_log
+
+LABELS = {
+    "loss": "loss",
+    "answer": "answer tokens",
+    "right": "answer tokens right",
+    "state_right": "motion of each colour right (auxiliary)",
+    "patch_right": "patch: shape named right",
+    "frame_right": "frame: shape of each colour right",
 }
+LOSSES, SHARES = ("loss", "answer"), ("right", "state_right", "patch_right", "frame_right")
 
 
-def plot_run(directory: Path, path: Path) -> None:
-    """Write a PNG with one panel per stage: share of right predictions on training batches against samples seen."""
-    import matplotlib as mpl
-
+def plot_run(
+    directory: Path, stages: Sequence[str], path: Path, note: Callable[[str], None] = lambda text: None
+) -> None:
+    """Write a PNG with one column per stage, against samples seen. Without matplotlib there is a note instead."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        note(f"no {path.name}: matplotlib is not installed (pip install 'filmstrip[train]')")
+        return
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(11, 3.6), constrained_layout=True)
-    for axis, (stage, series) in zip(axes, PANELS.items(), strict=True):
-        log = [json.loads(line) for line in (directory / stage / "log.jsonl").read_text().splitlines()]
-        for key, label in series:
-            points = [(line["samples"], line[key]) for line in log if key in line]
-            if points:
-                samples, values = np.array(points).T
-                axis.plot(samples / 1000, 100 * smooth(values), label=label, linewidth=1.6)
-        axis.set(title=stage, xlabel="thousand samples seen", ylabel="%", ylim=(0, 101))
-        axis.grid(alpha=0.3)
-        axis.legend(loc="lower right", fontsize=8)
+    figure, axes = plt.subplots(
+        2, len(stages), figsize=(5.5 * len(stages), 6), constrained_layout=True, squeeze=False, sharex="col"
+    )
+    for column, stage in enumerate(stages):
+        log = [line for line in read_log(directory / stage / LOG_FILE) if "loss" in line]
+        _plot(axes[0][column], log, LOSSES, 1.0)
+        _plot(axes[1][column], log, SHARES, 100.0)
+        axes[0][column].set(title=stage, ylabel="loss")
+        axes[1][column].set(xlabel="samples seen", ylabel="%", ylim=(0, 101))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _plot(axis: Any, log: Sequence[dict[str, Any]], names: Sequence[str], scale: float) -> None:
+    for name in names:
+        points = [(line["samples"], line[name]) for line in log if name in line]
+        if points:
+            samples, values = np.array(points).T
+            axis.plot(samples, scale * smooth(values), label=LABELS[name], linewidth=1.6)
+    axis.grid(alpha=0.3)
+    if axis.lines:
+        axis.legend(fontsize=8)
 
 
 def smooth(values: np.ndarray, window: int = 25) -> np.ndarray:

@@ -1,68 +1,56 @@
-"""Training of the projector and the text tower on conversations (and, gently, of the towers)."""
+"""Training of the text tower (and projector, and towers) on conversations, from files or drawn."""
 
-import torch
 from torch import nn
 from torch.nn import functional
 
 from filmstrip.models import VideoLlava
-from filmstrip.shapes import Tensor
-from filmstrip.training.conversations import NUM_STATES, ConversationBatch
-from filmstrip.training.tower import IGNORE, NUM_COLOURS
+from filmstrip.models.taps import Taps
+from filmstrip.ops.masks import document_mask, document_positions
+from filmstrip.shapes import Float, Tensor
+from filmstrip.training.batches import IGNORE, ConversationBatch
 
 
 class LanguageTraining(nn.Module):
-    """The model and one linear head that is thrown away afterwards.
+    """The model, and the cross entropy of the assistant's tokens."""
 
-    The head reads the hidden states of a middle layer at each frame's last token, which has read all of the frame, and
-    must say what every colour's shape is doing there. Answers alone are a thin signal for comparing positions across
-    frames (a word or two a question); this one is dense. Its weight falls to zero by `until` of the run, so the end is
-    about answers only.
-    """
-
-    def __init__(self, model: VideoLlava, layer: int, weight: float = 0.5, until: float = 0.8) -> None:
+    def __init__(self, model: VideoLlava) -> None:
         super().__init__()
-        self.model, self.layer, self.weight, self.until = model, layer, weight, until
-        self.state_head = nn.Linear(model.config.text.hidden_size, NUM_COLOURS * NUM_STATES)
+        self.model = model
 
-    def loss(self, batch: ConversationBatch, progress: float) -> tuple[Tensor, dict[str, float]]:
-        """Cross entropy of the answers' tokens, plus the head's while it counts; figures for the log."""
-        recorded: dict[str, Tensor] = {}
-
-        def record(site: str, value: Tensor) -> Tensor:
-            recorded[site] = value
-            return value
-
-        x_BTD = self.model.embed(batch.input_ids, batch.images, batch.videos)
-        hidden_BTD = self.model.decode(x_BTD, taps=record)
+    def forward(self, batch: ConversationBatch, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Mean loss over the labelled tokens, and figures for the log."""
+        hidden_BTD = self.hidden(batch)
         loss, figures = answer_loss(self.model, hidden_BTD, batch.labels)
-        weight = self.weight * max(0.0, 1 - progress / self.until)
-        if batch.colour_state is not None and weight > 0:
-            state_loss, right = self._state_loss(batch, recorded[f"text_tower.hidden_states.{self.layer}"])
-            loss = loss + weight * state_loss
-            figures |= {"state": state_loss.item(), "state_right": right}
         return loss, figures
 
-    def _state_loss(self, batch: ConversationBatch, hidden_BTD: Tensor) -> tuple[Tensor, float]:
-        assert batch.colour_state is not None
-        config = self.model.config
-        at_video_BT = batch.input_ids == config.video_token_id
-        per_frame = config.tokens_per_frame("video")
-        frames_BFPD = hidden_BTD[at_video_BT].view(len(batch), -1, per_frame, hidden_BTD.shape[-1])
-        logits = self.state_head(frames_BFPD[:, :, -1]).unflatten(-1, (NUM_COLOURS, NUM_STATES))
-        target = batch.colour_state
-        loss = functional.cross_entropy(logits.flatten(0, 2), target.flatten(), ignore_index=IGNORE)
-        with torch.no_grad():
-            counted = target > 0
-            right = (logits.argmax(-1) == target)[counted].float().mean().item()
-        return loss, right
+    def hidden(self, batch: ConversationBatch, taps: Taps | None = None) -> Float[Tensor, "B T D"]:
+        """Hidden states after the final norm. Conversations that share a row do not see each other."""
+        x_BTD = self.model.embed(batch.input_ids, batch.images, batch.videos, batch.image_sizes)
+        x_BTD = x_BTD + self._of_unused(x_BTD)
+        if batch.documents is None:
+            return self.model.decode(x_BTD, taps=taps)
+        positions_BT = document_positions(batch.documents)
+        return self.model.text_tower(x_BTD, positions_BT, document_mask(batch.documents), taps=taps)
+
+    def _of_unused(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, ""]:
+        """Zero, with a gradient of zero for every visual part that learns.
+
+        Where several processes share the weights, all must have gradients of the same ones, in the same order: a batch
+        of text alone on one and of videos on another would wait for each other. `clip_gradients` leaves out what was
+        used nowhere.
+        """
+        visual = [p for name, p in self.model.named_parameters() if not name.startswith("text_tower.")]
+        zero = x_BTD.new_zeros(())
+        return sum((p.flatten()[:1].sum().to(zero) * 0.0 for p in visual if p.requires_grad), zero)
 
 
 def answer_loss(model: VideoLlava, hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Mean cross entropy over labelled tokens; logits are computed for these alone."""
+    """Mean cross entropy over labelled tokens (0 where there are none); logits are computed for these alone."""
     targets_BT = labels_BT[:, 1:]
     counted_BT = targets_BT != IGNORE
     logits = model.text_tower.logits(hidden_BTD[:, :-1][counted_BT][None])[0]
     targets = targets_BT[counted_BT]
-    loss = functional.cross_entropy(logits.float(), targets)
-    right = (logits.argmax(-1) == targets).float().mean().item()
+    count = max(len(targets), 1)
+    loss = functional.cross_entropy(logits.float(), targets, reduction="sum") / count
+    right = (logits.argmax(-1) == targets).float().sum().item() / count
     return loss, {"answer": loss.item(), "right": right}

@@ -1,4 +1,7 @@
-"""Photographs behind the shapes. All from scikit-image, each CC0 or public domain by its own documentation."""
+"""Photographs behind the shapes, and under the camera.
+
+All from scikit-image; each is CC0, public domain or without known restrictions by its documentation.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +15,11 @@ from filmstrip.errors import FilmstripError
 # CC0 textures. rocket: SpaceX, public domain.
 TRAIN_PHOTOS = ("astronaut.png", "chelsea.png", "hubble_deep_field.jpg", "brick.png", "grass.png", "gravel.png")
 TEST_PHOTOS = ("coffee.png", "rocket.jpg")
+
+# What the camera of the full world moves over: only photographs with detail everywhere, where every movement shows
+# (the sky behind the rocket is none). coins: Brooklyn Museum, ihc: no known copyright restrictions, both. camera: CC0.
+WORLD_TRAIN_PHOTOS = (*TRAIN_PHOTOS, "coins.png", "ihc.png")
+WORLD_TEST_PHOTOS = ("coffee.png", "camera.png")
 
 
 def load_photos(names: tuple[str, ...]) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from filmstrip.models.vision import VisionTower
 from filmstrip.shapes import Float, Int, Tensor
-from filmstrip.training.batches import frames_to_pixels
+from filmstrip.training.batches import IGNORE, TensorBatch, frames_to_pixels
 from filmstrip.world import (
     COLOUR_NAMES,
     SHAPES,
@@ -27,12 +27,11 @@ from filmstrip.world import (
     sample_still,
 )
 
-IGNORE = -100
 NUM_COLOURS, NUM_SHAPES = len(COLOUR_NAMES), len(SHAPES)
 
 
 @dataclass(frozen=True)
-class StillBatch:
+class StillBatch(TensorBatch):
     """Stills with their labels; class 0 is "nothing there".
 
     `patch_*` say what covers most of each patch and where its centre lies from the patch's, in patches. `frame_*`
@@ -49,6 +48,21 @@ class StillBatch:
     def __len__(self) -> int:
         """Number of stills."""
         return self.pixels.shape[0]
+
+    @property
+    def weight(self) -> float:
+        """Losses are means over stills."""
+        return float(len(self))
+
+    @property
+    def tokens(self) -> int:
+        """Patches that are read."""
+        return self.patch_shape.numel()
+
+    @property
+    def skipped(self) -> tuple[()]:
+        """Drawn samples cannot be damaged."""
+        return ()
 
 
 class StillBatches:
@@ -101,7 +115,7 @@ class TowerPretraining(nn.Module):
         self.frame_shape = nn.Linear(width, NUM_COLOURS * (NUM_SHAPES + 1))
         self.frame_centre = nn.Linear(width, NUM_COLOURS * 2)
 
-    def loss(self, batch: StillBatch, _progress: float) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: StillBatch, _progress: float) -> tuple[Tensor, dict[str, float]]:
         """Sum of the losses of all heads, and accuracies for the log."""
         features = self.tower(batch.pixels[:, None], self.select_layers)[:, 0]
         frame, patches = features[:, 0], features[:, 1:]

@@ -1,0 +1,116 @@
+"""`filmstrip eval`: a model's answers to a file of questions, and how many are right."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from filmstrip.cli import options
+from filmstrip.cli.selection import frame_selection
+from filmstrip.cli.terminal import errors, load_weights, open_model, status, warn
+
+_DATA = "Questions"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=options.MODEL_HELP)],
+    data: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="JSON or JSONL: LLaVA conversations, or flat", rich_help_panel=_DATA),
+    ],
+    media_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where its media lie [dim](the file's directory)[/dim]", rich_help_panel=_DATA
+        ),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="exact, contains, choice, open (not scored)", rich_help_panel=_DATA)
+    ] = "exact",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only the first questions", rich_help_panel=_DATA)
+    ] = None,
+    suffix: Annotated[
+        str, typer.Option(metavar="TEXT", help="A line behind every question", rich_help_panel=_DATA)
+    ] = "",
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Questions asked together", rich_help_panel=_DATA)
+    ] = 8,
+    max_new_tokens: options.MaxNewTokens = 64,
+    preset: options.PresetName = None,
+    prompt: options.PromptName = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    frames: options.Frames = None,
+    sampler: options.Sampler = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Answers and results [dim](eval/ and the names)[/dim]", rich_help_panel="Output"
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> int:
+    """Ask a model every question of a file; save the answers as they come and score them.
+
+    Called again, it goes on where it stopped. Exit code 1: some questions could not be asked.
+
+    \b[bold]Examples[/bold]
+    filmstrip eval tiny --data questions.json
+    filmstrip eval my-model --data mcq.jsonl --media-root videos --metric choice
+    filmstrip eval my-model --data msvd.json --metric open --output msvd
+    """
+    with status("starting"):
+        from filmstrip.config.checks import require_choice
+        from filmstrip.training.benchmark import BenchmarkOptions, run_benchmark
+        from filmstrip.training.questions import read_questions
+        from filmstrip.training.scoring import METRICS
+    require_choice("metric", metric, METRICS)
+    questions = read_questions(data, media_root)[:limit]
+    opened = open_model(model, device=device, preset=preset, prompt=prompt)
+    selection = frame_selection(opened.selection, sampler, frames, None, None)
+    assistant = load_weights(opened, dtype, selection)
+    assistant.selection = selection
+    place = output or Path("eval") / f"{Path(model).name}-{data.stem}"
+    asking = BenchmarkOptions(metric, batch_size, max_new_tokens or 64, suffix)  # type: ignore[arg-type]
+    with _progress() as on_progress:
+        results = run_benchmark(assistant, questions, place, asking, on_progress)
+    if as_json:
+        sys.stdout.write(json.dumps({**results, "output": str(place)}) + "\n")
+    else:
+        _print(results, place)
+    return 1 if results["failed"] else 0
+
+
+def _print(results: dict[str, Any], place: Path) -> None:
+    accuracy = results["accuracy"]
+    scored = "not scored" if accuracy is None else f"{100 * accuracy:.1f} % right ({results['metric']})"
+    sys.stdout.write(f"{results['questions']} questions, {scored}; answers: {place / 'answers.jsonl'}\n")
+    if results["failed"]:
+        warn(f"{results['failed']} could not be asked and count as wrong; answers.jsonl says why")
+
+
+class _progress:  # noqa: N801 - used like a function
+    """A bar of questions with the time left, on standard error."""
+
+    def __enter__(self) -> Any:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("asking"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=errors,
+            transient=True,
+            disable=not errors.is_terminal,
+        )
+        task = self.bar.add_task("", total=None)
+        self.bar.start()
+        return lambda done, total: self.bar.update(task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()

@@ -1,0 +1,80 @@
+"""Sample answers: what the model says now to a few questions that stay the same."""
+
+from collections.abc import Sequence
+
+import torch
+
+from filmstrip.api import Assistant
+from filmstrip.errors import FilmstripError
+from filmstrip.inputs.processor import Prompt
+from filmstrip.media.load import load_media
+from filmstrip.text.prompt import Turn, user_turn
+from filmstrip.training.evaluate import as_clip, make_examples
+from filmstrip.training.examples import ExampleReader
+from filmstrip.training.recipe import Precision, SampleRecipe
+from filmstrip.training.records import RawRecord, parse_record
+
+Rows = list[tuple[str, str, str]]
+_SEED = 1_000  # of the clips that are asked about: not those of an evaluation
+
+
+def world_probe(assistant: Assistant, recipe: SampleRecipe, precision: Precision) -> Rows:
+    """Questions of different families about drawn clips of the test split."""
+    size = assistant.config.video_tower.image_size
+    examples = make_examples("video", recipe.count, _SEED, size)[:: max(1, recipe.count)][: recipe.count]
+    prompts = [
+        assistant.processor.prepare([as_clip(example)], [user_turn(example.question.text)]) for example in examples
+    ]
+    said = _answers(assistant, prompts, recipe, precision)
+    return [(row.question.text, text, row.question.answer) for row, text in zip(examples, said, strict=True)]
+
+
+def record_probe(
+    assistant: Assistant,
+    reader: ExampleReader,
+    records: Sequence[RawRecord],
+    recipe: SampleRecipe,
+    precision: Precision,
+) -> Rows:
+    """The first question of the first records that can be read."""
+    prompts: list[Prompt] = []
+    asked: list[tuple[str, str]] = []
+    for raw in records:
+        if len(prompts) == recipe.count:
+            break
+        try:
+            record = parse_record(raw)
+            first = next(index for index, turn in enumerate(record.turns) if turn.role == "assistant")
+            turns: list[Turn] = list(record.turns[:first])
+            kinds = [kind for turn in turns for kind in turn.media]
+            media = [next(path for name, path in record.media if name == kind) for kind in kinds]
+            clips = [load_media(path, reader.selection) for path in media]
+            prompts.append(assistant.processor.prepare(clips, turns))
+        except (FilmstripError, StopIteration):
+            continue  # training reports it
+        asked.append((turns[-1].text, record.turns[first].text))
+    said = _answers(assistant, prompts, recipe, precision)
+    return [(question, text, truth) for (question, truth), text in zip(asked, said, strict=True)]
+
+
+def _answers(assistant: Assistant, prompts: Sequence[Prompt], recipe: SampleRecipe, precision: Precision) -> list[str]:
+    """Greedy answers, one at a time; the model is left as it was."""
+    model = assistant.model
+    was_training = model.training
+    model.eval()
+    device = model.text_tower.token_embedding.weight.device
+    texts = []
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        for prompt in prompts:
+            batch = assistant.batch([prompt])
+            ids = model.generate(
+                batch.input_ids,
+                batch.pixel_values_images,
+                batch.pixel_values_videos,
+                batch.attention_mask,
+                batch.image_sizes,
+                max_new_tokens=recipe.max_new_tokens,
+            )
+            texts.append(assistant.processor.tokenizer.decode(ids[0].tolist()).strip())
+    model.train(was_training)
+    return texts

@@ -1,0 +1,197 @@
+"""Recipes on disk: YAML in, `Recipe` out, with `--set` changes in between."""
+
+import json
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import asdict, fields, is_dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from filmstrip.checkpoint.json_file import read_bounded
+from filmstrip.config.checks import require_choice
+from filmstrip.errors import CheckpointError, ConfigError
+from filmstrip.training.recipe import Recipe, StageRecipe
+from filmstrip.training.settings import build
+
+MAX_RECIPE_BYTES = 2**20
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(files("filmstrip"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The file that `name` means: a file, or a shipped recipe as `tiny`, `tiny.yaml` or `recipes/tiny.yaml`.
+
+    Raises `ConfigError` naming the nearest shipped one.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    stem = path.name.removesuffix(".yaml")
+    if path.parent in (Path(), Path("recipes")) and stem in shipped:
+        return shipped[stem]
+    if path.parent != Path() and path.parent != Path("recipes"):
+        raise ConfigError(f"{name}: no such recipe file")
+    require_choice("recipe", stem, shipped)
+    raise AssertionError  # require_choice has raised
+
+
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path`, with `changes` (`key=value`, see `change`) made to it.
+
+    Raises `ConfigError`, one line, for whatever is wrong.
+    """
+    values = _parse(_read(path), str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a list of settings by name")
+    for text in changes:
+        values = change(values, text)
+    return _with_absolute_paths(build(Recipe, values, str(path)))
+
+
+def change(values: dict[str, Any], text: str) -> dict[str, Any]:
+    """`values` of a recipe with one `key=value` applied; the value is YAML.
+
+    The key is a dotted path of settings (`checkpoints.keep`), of a stage's settings behind the stage's name
+    (`language.optimizer.learning_rate`), or, where there is one stage only, of that stage's.
+    """
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set takes key=value, not {text!r}")
+    changed = deepcopy(values)
+    stages = {str(stage.get("name")): stage for stage in changed.get("stages") or () if isinstance(stage, dict)}
+    target: Any = changed
+    if parts[0] in stages and len(parts) > 1:
+        target, parts = stages[parts[0]], parts[1:]
+    elif parts[0] not in Recipe.__dataclass_fields__:
+        if len(stages) != 1 or parts[0] not in StageRecipe.__dataclass_fields__:
+            known = [field.name for field in fields(Recipe)] + list(stages)
+            require_choice("setting", parts[0], known)
+        target = next(iter(stages.values()))
+    for part in parts[:-1]:
+        inner = target.get(part)
+        target[part] = {} if inner is None else inner
+        target = target[part]
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {key}: {part} has no settings inside")
+    target[parts[-1]] = _parse(value, f"--set {key}")
+    return changed
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, as `build` reads it."""
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The whole recipe as YAML, each setting with its meaning."""
+    return "".join(f"{line}\n" for line in _lines(recipe))
+
+
+def _lines(item: Any, indent: str = "") -> Iterator[str]:
+    for part in fields(item):
+        value, meaning = getattr(item, part.name), part.metadata.get("help", "")
+        yield f"{indent}# {meaning}"
+        if is_dataclass(value):
+            yield f"{indent}{part.name}:"
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+            yield f"{indent}{part.name}:"
+            for entry in value:
+                first, *rest = _lines(entry, indent + "    ")
+                yield f"{indent}  - {first.strip()}"
+                yield from rest
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            yield f"{indent}{part.name}: {json.dumps(plain)}"
+
+
+def limit_minutes(recipe: Recipe, minutes: float) -> Recipe:
+    """The recipe with `minutes` of wall time in all, divided among the stages by their `schedule.share`."""
+    if not 0 < minutes < 1e6:
+        raise ConfigError(f"--minutes must be a number above zero, not {minutes}")
+    total = sum(stage.schedule.share for stage in recipe.stages)
+    return replace(
+        recipe,
+        stages=tuple(
+            replace(
+                stage,
+                schedule=replace(
+                    stage.schedule, steps=None, epochs=None, minutes=minutes * stage.schedule.share / total
+                ),
+            )
+            for stage in recipe.stages
+        ),
+    )
+
+
+def limit_steps(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with every stage `steps` optimizer steps long."""
+    stages = [
+        replace(stage, schedule=replace(stage.schedule, steps=steps, epochs=None, minutes=None))
+        for stage in recipe.stages
+    ]
+    return replace(recipe, stages=tuple(stages))
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Data paths made absolute, so that a run can be continued from another directory."""
+
+    def place(name: str) -> str:
+        return str(Path(name).expanduser().absolute())
+
+    stages = []
+    for stage in recipe.stages:
+        data = replace(
+            stage.data,
+            files=tuple(place(name) for name in stage.data.files),
+            validation=tuple(place(name) for name in stage.data.validation),
+            media_root=None if stage.data.media_root is None else place(stage.data.media_root),
+        )
+        stages.append(replace(stage, data=data))
+    return replace(recipe, stages=tuple(stages))
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_bounded(path, MAX_RECIPE_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text") from error
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _parse(text: str, where: str) -> Any:
+    yaml = _yaml()
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
+        """Refuses a key that is there twice, of which PyYAML silently takes the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [str(self.construct_object(key, deep=True)) for key, _ in node.value]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ConfigError(f"{where} names the setting {name!r} twice")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).split("\n", maxsplit=1)[0]
+        raise ConfigError(f"{where} is not valid YAML: {problem}{place}") from error
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ConfigError("recipes are YAML files: pip install 'filmstrip[train]'") from error
+    return yaml

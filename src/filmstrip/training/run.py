@@ -1,0 +1,198 @@
+"""A whole training run: from a recipe to a checkpoint directory.
+
+The output directory holds `recipe.json` (what was run), a directory per stage (`stages`), `checkpoint/` or `adapter/`
+(the result) and `curves.png`.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from filmstrip.api import Assistant, load
+from filmstrip.checkpoint.json_file import read_json
+from filmstrip.checkpoint.write import json_bytes
+from filmstrip.config.checks import require
+from filmstrip.errors import CheckpointError, FilmstripError
+from filmstrip.training.adapters import AdapterInfo, save_adapter
+from filmstrip.training.checkpoints import is_first_process
+from filmstrip.training.curves import plot_run
+from filmstrip.training.log import SKIPPED_FILE, read_log
+from filmstrip.training.loop import Hooks, Trainer
+from filmstrip.training.parallel import Parallel, start_parallel, stop_parallel
+from filmstrip.training.recipe import Recipe, StageRecipe
+from filmstrip.training.recipe_file import change, recipe_values
+from filmstrip.training.settings import build
+from filmstrip.training.spread import gather_weights
+from filmstrip.training.stages import Stage, open_stage
+from filmstrip.training.tiny import initialise, new_tiny
+
+RECIPE_FILE, CHECKPOINT, ADAPTER, CURVES = "recipe.json", "checkpoint", "adapter", "curves.png"
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Who watches a run. `on_stage` is told a stage's name, what it trains and where it begins; `on_step` its name,
+    its progress (0 to 1) and the figures of the step; `on_note` what a person should know.
+    """
+
+    on_stage: Callable[[str, "StageStart"], None] = lambda name, start: None
+    on_step: Callable[[str, float, dict[str, Any]], None] = lambda name, progress, figures: None
+    on_note: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class StageStart:
+    """What a stage begins with. `steps` is None where time alone ends it."""
+
+    trained_parameters: int
+    parameters: int
+    samples: int | None
+    step: int
+    steps: int | None
+
+
+@dataclass
+class RunResult:
+    """What came out. `stages` has the last figures of each, `skipped` how many samples were left out, by reason."""
+
+    output: Path
+    result: Path
+    best: Path | None = None
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+def train(recipe: Recipe, output: Path, *, resume: bool = False, observer: Observer | None = None) -> RunResult:
+    """Run every stage of `recipe` and write the result below `output`.
+
+    With `resume` what an earlier run of the same recipe did there is not done again, and the rest is done exactly as
+    that run would have. Raises `FilmstripError`, one line, when `output` is in the way, and whatever stages raise.
+    """
+    observer = observer or Observer()
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    parallel = start_parallel(recipe.tensor_parallel)
+    try:
+        require(
+            parallel.mesh is None or len(recipe.stages) == 1,
+            "a recipe of several stages runs on one process; start one process per machine without torchrun",
+        )
+        with _claimed(output, resume=resume):
+            if is_first_process():
+                (output / RECIPE_FILE).write_bytes(json_bytes(recipe_values(recipe)))
+            return _train(recipe, output, parallel, observer)
+    finally:
+        stop_parallel()
+
+
+def stored_recipe(output: Path) -> Recipe:
+    """The recipe that the run in `output` was started with. Raises `FilmstripError` when there is none."""
+    path = output / RECIPE_FILE
+    if not path.is_file():
+        raise FilmstripError(f"there is no run to resume in {output}")
+    return build(Recipe, read_json(path), str(path))
+
+
+def changed_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with `key=value` changes (`recipe_file.change`)."""
+    values = recipe_values(recipe)
+    for text in changes:
+        values = change(values, text)
+    return build(Recipe, values, "the recipe")
+
+
+def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer) -> RunResult:
+    assistant, base_hash = _start_model(recipe, output, parallel)
+    result = RunResult(output, output / CHECKPOINT)
+    adapted: tuple[str, ...] = ()
+    for number, stage in enumerate(recipe.stages):
+        opened = open_stage(assistant, recipe, stage, recipe.seed + number, parallel, observer.on_note)
+        adapted = opened.adapted
+        trainer = _run_stage(opened, stage, output / stage.name, parallel, observer)
+        opened.finish()
+        if is_first_process():  # others would read what this one may be removing
+            best = trainer.store.best()
+            result.best = best if best != trainer.store.last() else None
+            _collect(result, stage, output / stage.name)
+    lora = recipe.stages[-1].lora
+    # A checkpoint is written in the dtype of the one that training started from, an adapter as it was trained.
+    gather_weights(assistant.model, getattr(torch, assistant.origin.dtype) if lora is None else None)
+    if not is_first_process():
+        return result
+    if lora is not None:
+        info = AdapterInfo(adapted, lora.rank, lora.alpha, str(recipe.model.checkpoint or ""), base_hash)
+        result.result = save_adapter(assistant.model, info, output / ADAPTER)
+    else:
+        assistant.save(result.result, overwrite=True)
+    plot_run(output, [stage.name for stage in recipe.stages], output / CURVES, observer.on_note)
+    return result
+
+
+def _start_model(recipe: Recipe, output: Path, parallel: Parallel) -> tuple[Assistant, str]:
+    """The model to train with all that belongs to it, and the hash of the weights it was read from."""
+    if recipe.model.checkpoint is None:
+        assistant = new_tiny(output / "tokenizer", recipe.seed)
+    else:
+        preset = recipe.model.preset
+        assistant = load(recipe.model.checkpoint, device=parallel.device, preset=preset, quiet=True)
+    if recipe.model.reset:
+        torch.manual_seed(recipe.seed)
+        initialise(assistant.model, recipe.model.reset)
+    assistant.model.to(parallel.device)
+    return assistant, assistant.origin.weights_hash
+
+
+def _run_stage(opened: Stage, stage: StageRecipe, directory: Path, parallel: Parallel, observer: Observer) -> Trainer:
+    schedule = opened.settings.schedule
+
+    def report(figures: dict[str, Any]) -> None:
+        if is_first_process():
+            observer.on_step(stage.name, schedule.progress(figures["step"], figures["seconds"]), figures)
+
+    hooks = Hooks(report, opened.validate, opened.answer)
+    trainer = Trainer(opened.task, opened.settings, directory, parallel, hooks)
+    if is_first_process():
+        counts = [sum(p.numel() for p in group) for group in (trainer.trained.values(), opened.task.parameters())]
+        start = StageStart(counts[0], counts[1], opened.num_samples, trainer.state.step, schedule.steps)
+        observer.on_stage(stage.name, start)
+    trainer.run(opened.batches(trainer.first_batch))
+    return trainer
+
+
+def _collect(result: RunResult, stage: StageRecipe, directory: Path) -> None:
+    steps = [line for line in read_log(directory / "log.jsonl") if "loss" in line]
+    result.stages[stage.name] = steps[-1] if steps else {}
+    for line in read_log(directory / SKIPPED_FILE):
+        reason = line["reason"].split(":")[0].split("'")[0].strip()
+        result.skipped[reason] = result.skipped.get(reason, 0) + 1
+
+
+@contextmanager
+def _claimed(output: Path, *, resume: bool) -> Iterator[None]:
+    """Make sure that this run, and no other at the same time, writes to `output`."""
+    if not is_first_process():
+        yield
+        return
+    try:
+        if not resume and output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise FilmstripError(
+                f"{output} is not empty: --resume continues a run there, --output chooses another place"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        lock = (output / ".lock").open("w")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {output}: {error.strerror or error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FilmstripError(f"another run is writing to {output}") from error
+        yield

@@ -1,0 +1,52 @@
+"""Scores of short answers, without a judge: each is a plain rule, named as benchmarks name it."""
+
+import re
+import string
+from typing import Literal, get_args
+
+Metric = Literal["exact", "contains", "choice", "open"]
+METRICS: tuple[str, ...] = get_args(Metric)
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# "B", "(b)", "B.", "B: a dog", "The answer is B", "Answer: (B)"; a lone "a" in a sentence is an article.
+_LETTER = re.compile(r"^\s*\(?([A-Za-z])\)?\s*(?:[.:)]|$)|\banswer\s*(?:is|:)\s*\(?([A-Za-z])\b", re.IGNORECASE)
+
+
+def score(metric: Metric, truth: str, said: str, options: tuple[str, ...] = ()) -> float | None:
+    """1 for right, 0 for wrong, None where a person or a model has to judge (`open`).
+
+    ==========  ===============================================================================================
+    `exact`     the same words, but for case, punctuation and articles
+    `contains`  the true words stand in the answer, in a row
+    `choice`    the letter the answer names is the true one, or its text is the true option's and no other's
+    `open`      not scored
+    ==========  ===============================================================================================
+    """
+    if metric == "open":
+        return None
+    if metric == "exact":
+        return float(normalise(said) == normalise(truth))
+    if metric == "contains":
+        return float(f" {normalise(truth)} " in f" {normalise(said)} ")
+    return float(chosen(said, options) == chosen(truth, options))
+
+
+def normalise(text: str) -> str:
+    """Words alone: lower case, no punctuation, no articles, single blanks."""
+    words = _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+    return " ".join(words) or text.lower().translate(_PUNCTUATION).strip()
+
+
+def chosen(text: str, options: tuple[str, ...] = ()) -> str:
+    """The letter of the option that `text` names, "" for none: by its letter, or by the words of one option alone."""
+    match = _LETTER.search(text)
+    if match:
+        letter = (match.group(1) or match.group(2)).upper()
+        if not options or ord(letter) - ord("A") < len(options):
+            return letter
+    said = f" {normalise(text)} "
+    named = [index for index, option in enumerate(options) if f" {normalise(option)} " in said]
+    exact = [index for index in named if normalise(options[index]) == said.strip()]
+    hits = exact or named
+    return chr(ord("A") + hits[0]) if len(hits) == 1 else ""

@@ -1,0 +1,119 @@
+"""Nothing is lost: a run that is killed again and again has the losses of one that was not, bit for bit."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from filmstrip.training.log import read_log
+from filmstrip.training.recipe_file import recipe_values
+from tests.training import small_recipe, sound_records
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+# Workers, packing and accumulation move the place in the data; adapters with dropout draw random numbers.
+PLAIN: dict[str, Any] = {
+    "schedule": {"steps": STEPS},
+    "batch": {"size": 4, "per_device": 2, "pack": True, "workers": 1, "group": "modality-length"},
+    "train": ["projector", "text_tower"],
+    "ema": 0.9,
+}
+ADAPTED: dict[str, Any] = {**PLAIN, "train": ["projector"], "lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}
+
+
+def run(recipe: Path, output: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.training_process", str(recipe), str(output), *map(str, options)]
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+def losses(output: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in read_log(output / "only" / "log.jsonl")}
+
+
+def write_recipe(folder: Path, stage: dict[str, Any]) -> Path:
+    records = [{**values, "id": f"{values['id']} {copy}"} for copy in range(4) for values in sound_records()]
+    records[3] = {"id": "broken"}
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(recipe_values(small_recipe(folder, records, **stage))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("resume"), PLAIN)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path) -> Path:
+    return run_whole(recipe)
+
+
+def run_whole(recipe: Path) -> Path:
+    output = recipe.parent / "whole"
+    done = run(recipe, output)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == STEPS
+    return output
+
+
+def kill_and_finish(recipe: Path, output: Path, steps: list[int]) -> None:
+    for step in steps:
+        killed = run(recipe, output, "--kill-at", step)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = run(recipe, output)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) < STEPS  # it did not begin anew
+
+
+def test_killed_at_a_random_step(recipe: Path, whole: Path) -> None:
+    output = recipe.parent / "killed"
+    kill_and_finish(recipe, output, [random.Random(8).randrange(3, STEPS)])
+    assert losses(output) == losses(whole)
+    assert len(losses(whole)) == STEPS
+    assert (output / "checkpoint" / "model.safetensors").read_bytes() == (
+        whole / "checkpoint" / "model.safetensors"
+    ).read_bytes()
+    skipped = [read_log(place / "only" / "skipped.jsonl") for place in (output, whole)]
+    assert skipped[0] == skipped[1]
+    assert {line["sample"] for line in skipped[0]} == {"broken"}
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_while_dropout_draws(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, ADAPTED)
+    whole, output = run_whole(recipe), tmp_path / "killed"
+    kill_and_finish(recipe, output, sorted(random.Random(3).sample(range(1, STEPS), 4)))
+    assert losses(output) == losses(whole)
+    for name in ("adapter_model.safetensors", "other_weights.safetensors"):
+        assert (output / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
+
+
+def test_asked_to_stop(recipe: Path, whole: Path) -> None:
+    """SIGTERM ends the run after the step under way with a checkpoint of that very step."""
+    output = recipe.parent / "asked"
+    stopped = run(recipe, output, "--kill-at", 5, "--signal", int(signal.SIGTERM))
+    assert stopped.returncode == 130, stopped.stderr
+    assert (output / "only" / "checkpoints" / "step-00000005").is_dir()
+    done = run(recipe, output)
+    assert len(json.loads(done.stdout)) == STEPS - 5
+    assert losses(output) == losses(whole)
+
+
+def test_a_disk_that_fills_up(recipe: Path, whole: Path) -> None:
+    """The system refuses to write: one line, with the last good checkpoint, from which the run goes on later."""
+    output = recipe.parent / "full"
+    stopped = run(recipe, output, "--file-limit", 4096)
+    assert stopped.returncode == 1
+    assert stopped.stderr.count("FilmstripError: ") == 1
+    assert "step-00000002" in stopped.stderr.splitlines()[-1]
+    left = sorted(path.name for path in (output / "only" / "checkpoints").iterdir())
+    assert left == ["step-00000002"]
+    done = run(recipe, output)
+    assert done.returncode == 0, done.stderr
+    assert losses(output) == losses(whole)

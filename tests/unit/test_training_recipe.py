@@ -1,0 +1,184 @@
+"""Recipes: what is wrong in one is said in a line that names the place; the shipped ones carry the published values."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+
+from filmstrip.errors import ConfigError
+from filmstrip.training.recipe import Recipe
+from filmstrip.training.recipe_file import (
+    change,
+    find_recipe,
+    limit_minutes,
+    limit_steps,
+    read_recipe,
+    recipe_text,
+    recipe_values,
+    shipped_recipes,
+)
+from filmstrip.training.settings import build
+
+STAGE: dict[str, Any] = {"name": "one", "task": "world", "schedule": {"steps": 10}}
+VALUES: dict[str, Any] = {"name": "x", "model": {"architecture": "tiny"}, "stages": [STAGE]}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["tiny", "align", "finetune", "lora"])
+def test_shipped_recipes_are_sound_and_explained(name: str) -> None:
+    recipe = read_recipe(find_recipe(f"recipes/{name}.yaml"))
+    assert recipe.name == name
+    assert find_recipe(name) == find_recipe(f"{name}.yaml") == shipped_recipes()[name]
+    text = recipe_text(recipe)
+    assert build(Recipe, yaml.safe_load(text), "text") == recipe
+    assert build(Recipe, recipe_values(recipe), "values") == recipe
+    assert "# AdamW" not in text
+    assert "# highest learning rate" in text
+
+
+def test_published_hyper_parameters() -> None:
+    """PKU-YuanGroup/Video-LLaVA, scripts/v1_5 (reference sheet, section 7)."""
+    align, finetune, lora = (read_recipe(find_recipe(name)) for name in ("align", "finetune", "lora"))
+    for recipe in (align, finetune, lora):
+        [stage] = recipe.stages
+        assert recipe.precision == "bfloat16"
+        assert recipe.activation_checkpointing
+        assert (stage.schedule.epochs, stage.schedule.warmup, stage.schedule.floor) == (1, 0.03, 0.0)
+        assert (stage.optimizer.weight_decay, stage.optimizer.betas) == (0.0, (0.9, 0.999))
+        assert (stage.data.prompt, stage.data.max_tokens) == ("vicuna-v1", 3072)
+    assert (align.stages[0].batch.size, align.stages[0].batch.per_device) == (256, 32)
+    assert (finetune.stages[0].batch.size, finetune.stages[0].batch.per_device) == (128, 16)
+    assert (lora.stages[0].batch.size, lora.stages[0].batch.per_device) == (128, 16)
+    rates = [recipe.stages[0].optimizer.learning_rate for recipe in (align, finetune, lora)]
+    assert rates == [1e-3, 2e-5, 2e-4]
+    assert lora.stages[0].optimizer.rates == {"projector": 2e-5}
+    assert [recipe.stages[0].train for recipe in (align, finetune, lora)] == [
+        ("projector",),
+        ("projector", "text_tower"),
+        ("projector",),
+    ]
+    adapter = lora.stages[0].lora
+    assert adapter is not None
+    assert (adapter.rank, adapter.alpha, adapter.dropout) == (128, 256, 0.05)
+    assert [recipe.stages[0].batch.group for recipe in (align, finetune, lora)] == [
+        "none",
+        "modality-length",
+        "modality-length",
+    ]
+
+
+def test_every_setting_has_a_meaning() -> None:
+    seen, waiting = set(), [Recipe]
+    while waiting:
+        kind = waiting.pop()
+        seen.add(kind)
+        hints = get_type_hints(kind)
+        for field in fields(kind):
+            assert len(field.metadata.get("help", "")) > 8, f"{kind.__name__}.{field.name}"
+            parts = [hints[field.name], *get_args(hints[field.name])]
+            waiting += [part for part in parts if is_dataclass(part) and part not in seen]
+    assert len(seen) >= 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sede": 1}, "unknown setting 'sede'; did you mean 'seed'?"),
+        ({"stages": [{**STAGE, "optimizer": {"lerning_rate": 1}}]}, "stages 1, optimizer: .* mean 'learning_rate'"),
+        ({"seed": "zero"}, "seed is 'zero'; expected a whole number"),
+        ({"seed": True}, "seed is True; expected a whole number"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"precision": "bfloat"}, "precision is 'bfloat'; did you mean 'bfloat16'"),
+        ({"stages": []}, "at least one is needed"),
+        ({"stages": [STAGE, STAGE]}, "two stages share a name"),
+        ({"stages": [{"name": "one", "task": "world"}]}, "schedule is missing"),
+        ({"stages": [{**STAGE, "name": "../x"}]}, "letters, digits"),
+        ({"stages": [{**STAGE, "schedule": {}}]}, "give steps, epochs or minutes"),
+        ({"stages": [{**STAGE, "schedule": {"epochs": 1}}]}, "draws new samples without end"),
+        ({"stages": [{**STAGE, "schedule": {"steps": 0}}]}, "above zero"),
+        ({"stages": [{**STAGE, "task": "conversations"}]}, "needs data.files"),
+        ({"stages": [{**STAGE, "batch": {"size": 10, "per_device": 4}}]}, "multiple of per_device"),
+        ({"stages": [{**STAGE, "optimizer": {"betas": [0.9]}}]}, "expected 2 values, not 1"),
+        ({"stages": [{**STAGE, "lora": {}}, {**STAGE, "name": "two"}]}, "only the last stage"),
+        ({"model": {}}, "give either architecture or checkpoint"),
+        ({"model": 7}, "expected settings by name"),
+        ({"stages": 7}, "expected a list"),
+    ],
+)
+def test_what_is_wrong_is_said(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        build(Recipe, {**VALUES, **changes}, "r.yaml")
+    assert str(caught.value).startswith("r.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "a list of settings by name"),
+        ("name: a\nname: b", "names the setting 'name' twice"),
+        ("name: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("{}", "name is missing"),
+        ("? [a, b]\n: 1", "not valid YAML|unknown setting"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_recipe(write(tmp_path, text))
+
+
+def test_a_bomb_of_aliases_is_one_line(tmp_path: Path) -> None:
+    levels = ["a0: &a0 [x,x,x,x,x,x,x,x,x]", *(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))]
+    with pytest.raises(ConfigError, match="unknown setting 'a0'"):
+        read_recipe(write(tmp_path, "\n".join(levels)))
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(write(tmp_path, "\n".join([*levels, "name: *a8"]).replace("a0:", "seed:")))
+    assert len(str(caught.value)) < 500
+
+
+def test_names_of_recipes() -> None:
+    with pytest.raises(ConfigError, match=r"unknown recipe 'tinny'.*did you mean 'tiny'"):
+        find_recipe("recipes/tinny.yaml")
+    with pytest.raises(ConfigError, match=r"elsewhere/x\.yaml: no such recipe file"):
+        find_recipe("elsewhere/x.yaml")
+
+
+def test_floats_without_a_point(tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-3 for text; a recipe takes it for what it is."""
+    recipe = read_recipe(find_recipe("tiny"), ["language.optimizer.learning_rate=1e-3"])
+    assert recipe.stages[1].optimizer.learning_rate == 1e-3
+
+
+def test_changes() -> None:
+    values = {**VALUES, "stages": [dict(STAGE)]}
+    assert change(values, "seed=3")["seed"] == 3
+    assert change(values, "one.batch.size=8")["stages"][0]["batch"] == {"size": 8}
+    assert change(values, "batch.size=8")["stages"][0]["batch"] == {"size": 8}
+    assert change(values, "train=[projector, text_tower]")["stages"][0]["train"] == ["projector", "text_tower"]
+    assert "batch" not in values["stages"][0]  # the original is as it was
+    for text, words in (
+        ("seed", "takes key=value"),
+        ("=3", "takes key=value"),
+        ("sede=3", "did you mean 'seed'"),
+        ("name.x.y=3", "name has no settings inside"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            change(values, text)
+
+
+def test_limits_of_time_and_steps() -> None:
+    recipe = read_recipe(find_recipe("tiny"))
+    limited = limit_minutes(recipe, 12)
+    assert [stage.schedule.minutes for stage in limited.stages] == [4, 8]
+    assert [stage.schedule.steps for stage in limited.stages] == [None, None]
+    assert [stage.schedule.steps for stage in limit_steps(recipe, 5).stages] == [5, 5]
+    with pytest.raises(ConfigError, match="above zero"):
+        limit_minutes(recipe, 0)

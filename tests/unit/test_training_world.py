@@ -1,0 +1,112 @@
+"""The world's batches: labels sit on the assistant's words, batches depend on their number alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from filmstrip.config import get_preset
+from filmstrip.generation import VideoLlavaForGeneration
+from filmstrip.inputs.processor import Processor
+from filmstrip.media.transform import PixelSpec, to_pixels
+from filmstrip.text.prompt import Turn, render
+from filmstrip.text.tokenizer import Tokenizer
+from filmstrip.training.batches import IGNORE, frames_to_pixels, numbered_batches
+from filmstrip.training.conversations import (
+    ABSENT,
+    FIRST_MOTION,
+    GONE,
+    NEW,
+    ConversationBatches,
+    colour_states,
+    separate_description,
+)
+from filmstrip.training.drawn import WorldTraining
+from filmstrip.training.tiny import TINY, initialise, make_tokenizer
+from filmstrip.training.tokenizer import CHAT_TEMPLATE
+from filmstrip.training.tower import StillBatches
+from filmstrip.world import COLOUR_NAMES, MOTIONS, Scene, Shape, ask_about, sample_clip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"), seed=0)
+
+
+def test_labels_are_the_assistants_words(tokenizer: Tokenizer) -> None:
+    """Decode the labels of a batch and read them: answers and their `</s>`, nothing else."""
+    batch = ConversationBatches(0, TINY, tokenizer, 4)(1)
+    for ids, labels in zip(batch.input_ids.tolist(), batch.labels.tolist(), strict=True):
+        spoken = [token for token in ids if token != TINY.video_token_id]
+        text = tokenizer.decode(spoken, skip_special=False).replace("<pad>", "")
+        answers = [part.split("</s>")[0] + "</s>" for part in text.split("ASSISTANT:")[1:]]
+        assert tokenizer.decode([token for token in labels if token != IGNORE], skip_special=False) == "".join(answers)
+        assert all(label in (IGNORE, token) for label, token in zip(labels, ids, strict=True))
+
+
+def test_training_prompt_is_the_prompt_of_use(tokenizer: Tokenizer) -> None:
+    """The tokens that training sees before an answer are those that asking gives, chat template included."""
+    processor = Processor(tokenizer, PixelSpec(size=64, crop=64), get_preset("transformers"), TINY, CHAT_TEMPLATE)
+    turns = [
+        Turn("user", "How many shapes?", ("video",)),
+        Turn("assistant", "two"),
+        Turn("user", "Describe the video."),
+    ]
+    plain = render(turns, "vicuna-v1-no-system").text
+    template = render(
+        turns, "chat-template", chat_template=CHAT_TEMPLATE, special_tokens=processor.tokenizer.special_tokens
+    ).text
+    assert template == plain == "USER: <video>\nHow many shapes? ASSISTANT: two</s>USER: Describe the video. ASSISTANT:"
+
+
+def test_training_pixels_are_the_pixels_of_use() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    used = to_pixels(frames, "video", PixelSpec(size=64, crop=64), "clip-pil-bicubic")
+    # Two orders of the same float32 operations: (x/255 - m)/s and (x - 255 m)/(255 s).
+    torch.testing.assert_close(frames_to_pixels(frames), used, atol=2e-6, rtol=0)
+
+
+def test_a_batch_depends_on_its_number_alone(tokenizer: Tokenizer) -> None:
+    make = ConversationBatches(3, TINY, tokenizer, 2)
+    first, again, other = make(7), make(7), make(8)
+    assert torch.equal(first.input_ids, again.input_ids)
+    assert torch.equal(first.videos, again.videos)
+    assert not torch.equal(first.videos, other.videos)
+
+
+def test_workers_keep_the_order() -> None:
+    make = StillBatches(0, 64, 16, 2, [])
+    expected = [make(number).pixels for number in range(5, 9)]
+    batches = iter(numbered_batches(make, start=5, num_workers=2))
+    for pixels in expected:
+        assert torch.equal(next(batches).pixels, pixels)
+
+
+def test_a_description_comes_last_or_alone() -> None:
+    """Once given, it answers every other question."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        families = [q.family for q in separate_description(ask_about(sample_clip(rng), rng, 6), rng)]
+        assert "describe" not in families[:-1]
+
+
+def test_colour_states_tell_what_frames_up_to_now_tell() -> None:
+    moving = Shape("star", "red", 0.3, "left", ((0.8, 0.5), (0.2, 0.5)), 2, 6, (222, 36, 42))
+    twin = [replace(moving, colour="blue", shape=name) for name in ("star", "cross")]
+    background = sample_clip(np.random.default_rng(0)).background
+    states = colour_states(Scene((moving, *twin), background, 8))
+    left = FIRST_MOTION + MOTIONS.index("left")
+    assert states[:, COLOUR_NAMES.index("red")].tolist() == [ABSENT, ABSENT, NEW, left, left, left, GONE, GONE]
+    assert (states[:, COLOUR_NAMES.index("blue")] == IGNORE).all()
+
+
+def test_the_auxiliary_head_fades_out(tokenizer: Tokenizer) -> None:
+    model = VideoLlavaForGeneration(TINY)
+    initialise(model)
+    stage = WorldTraining(model, layer=2, until=0.8)
+    batch = ConversationBatches(0, TINY, tokenizer, 2)(1)
+    early, late = stage(batch, 0.0)[1], stage(batch, 0.9)[1]
+    assert "state" in early
+    assert "state" not in late
+    assert late["answer"] == pytest.approx(early["answer"], abs=1e-5)
