@@ -44,7 +44,7 @@ layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 train: $(VENV)/dev.stamp ## Train the embedded model from nothing (an hour or so on 2 cores)
-	$(BIN)/python scripts/train_tiny.py runs/tiny
+	$(BIN)/filmstrip train recipes/tiny.yaml --output runs/tiny
 
 evaluate: $(VENV)/dev.stamp ## Accuracy of the embedded model on clips it has not seen
 	$(BIN)/python scripts/evaluate_tiny.py

@@ -17,6 +17,7 @@ An image is a clip with one frame; media are grouped by kind and M counts within
  S     slot of the key/value cache (S >= T)                   4096
  D     width of the text model                                4096
  N     query head                                             32
+       among pixels: tile (an image that is not cut is one)   5
  K     key/value head                                         32
  H     width of one head                                      128
  W     vocabulary entry                                       32064

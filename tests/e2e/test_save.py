@@ -8,7 +8,8 @@ import torch
 from filmstrip.api import load
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.errors import CheckpointError
-from filmstrip.testing.oracles import load_reference, reference_generate, reference_tokenizer
+from filmstrip.oracle.processors import reference_tokenizer
+from filmstrip.oracle.reference import load_reference, reference_generate
 
 SAMPLING = {"max_new_tokens": 12}
 

@@ -13,6 +13,7 @@ from filmstrip.checkpoint.load import LoadReport, load_weights
 from filmstrip.checkpoint.read import Checkpoint, read_checkpoint
 from filmstrip.media.transform import PixelSpec
 from filmstrip.models.video_llava import VideoLlava
+from filmstrip.testing.random_reference import reference_model
 from filmstrip.testing.tiny import (
     DiskLayout,
     ProcessorLayout,
@@ -23,7 +24,8 @@ from filmstrip.testing.tiny import (
     write_tiny_tokenizer,
 )
 
-oracles = pytest.importorskip("filmstrip.testing.oracles", reason="transformers is not installed")
+oracles = pytest.importorskip("filmstrip.oracle.reference", reason="transformers is not installed")
+processors = pytest.importorskip("filmstrip.oracle.processors", reason="transformers is not installed")
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -110,7 +112,7 @@ def landed(model: VideoLlava, reference: Any) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_checkpoint_that_transformers_wrote(tmp_path: Path, name: str) -> None:
-    reference = oracles.reference_model(tiny_hf_config(**VARIANTS[name]))
+    reference = reference_model(tiny_hf_config(**VARIANTS[name]))
     reference.save_pretrained(tmp_path / "theirs")
     model, checkpoint, report = load(tmp_path / "theirs")
     assert report.ignored == () and report.layout == "D"
@@ -148,14 +150,14 @@ def test_shards_that_transformers_reads(tmp_path: Path, layout: DiskLayout) -> N
 
 
 def test_shards_that_transformers_wrote(tmp_path: Path) -> None:
-    reference = oracles.reference_model(tiny_hf_config())
+    reference = reference_model(tiny_hf_config())
     reference.save_pretrained(tmp_path, max_shard_size=150_000)
     assert (tmp_path / "model.safetensors.index.json").is_file()
     landed(load(tmp_path)[0], reference)
 
 
 def test_half_precision(tmp_path: Path) -> None:
-    reference = oracles.reference_model(tiny_hf_config()).to(torch.bfloat16)
+    reference = reference_model(tiny_hf_config()).to(torch.bfloat16)
     reference.save_pretrained(tmp_path / "theirs")
     model, _, report = load(tmp_path / "theirs")
     assert (report.dtype_on_disk, report.dtype) == ("bfloat16", "bfloat16")
@@ -219,10 +221,10 @@ def test_processor_and_tokenizer_files(tmp_path: Path, processor: ProcessorLayou
     )
     out = save_checkpoint(model, tmp_path / "out", companions)
     assert oracles.load_reference(out).generation_config.eos_token_id == 2
-    before, after = (oracles.reference_image_processor(directory) for directory in (tmp_path / "source", out))
+    before, after = (processors.reference_image_processor(directory) for directory in (tmp_path / "source", out))
     assert {**after.to_dict(), "processor_class": None} == {**before.to_dict(), "processor_class": None}
     text = "USER: <video>\nwhat is this? é ASSISTANT:"
-    before, after = (oracles.reference_tokenizer(directory) for directory in (tmp_path / "source", out))
+    before, after = (processors.reference_tokenizer(directory) for directory in (tmp_path / "source", out))
     assert after(text).input_ids == before(text).input_ids
     assert (after.padding_side, after.pad_token_id) == ("left", checkpoint.config.pad_token_id)
 
@@ -236,7 +238,7 @@ def test_auto_processor(tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
     companions = Companions(files, PixelSpec(size=28, crop=28), chat_template=checkpoint.processor.chat_template)
     out = save_checkpoint(model, tmp_path / "out", companions)
-    processor = oracles.reference_processor(out)
+    processor = processors.reference_processor(out)
     assert processor.patch_size == 14 and processor.chat_template == checkpoint.processor.chat_template
     batch = processor(text="USER: <video>\nwhat ASSISTANT:", videos=torch.zeros(2, 3, 28, 28, dtype=torch.uint8))
     assert (batch["input_ids"] == checkpoint.config.video_token_id).sum() == 2 * 5
@@ -245,7 +247,7 @@ def test_auto_processor(tmp_path: Path) -> None:
 def test_the_helper_agrees_with_transformers_about_names_and_shapes() -> None:
     for overrides in VARIANTS.values():
         config = tiny_hf_config(**overrides)
-        theirs = oracles.reference_model(config).state_dict()
+        theirs = reference_model(config).state_dict()
         if config.get("tie_word_embeddings"):
             theirs.pop("lm_head.weight")
         ours = tiny_state(config)

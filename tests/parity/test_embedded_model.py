@@ -11,12 +11,8 @@ import filmstrip
 from filmstrip.api import Assistant
 from filmstrip.checkpoint.resolve import resolve
 from filmstrip.inputs.collate import collate
-from filmstrip.testing.oracles import (
-    load_reference,
-    reference_generate,
-    reference_image_processor,
-    reference_tokenizer,
-)
+from filmstrip.oracle.processors import reference_image_processor, reference_tokenizer
+from filmstrip.oracle.reference import load_reference, reference_generate
 from filmstrip.text.prompt import user_turn
 from filmstrip.training.evaluate import Example, as_clip, evaluate, make_examples
 
@@ -69,7 +65,7 @@ def test_transformers_reads_the_same_prompt_and_pixels() -> None:
     theirs = reference_tokenizer(resolve("tiny"))(text.replace("<image>", "<image>" * per_image))["input_ids"]
     assert list(prompt.plan.input_ids) == theirs
     pixels = reference_image_processor(resolve("tiny"))(images=example.frames[0], return_tensors="pt")
-    torch.testing.assert_close(prompt.pixels_images[0], next(iter(pixels.values()))[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(prompt.pixels_images[0], next(iter(pixels.values())), atol=1e-6, rtol=0)
 
 
 def test_the_package_stays_small() -> None:

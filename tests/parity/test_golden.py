@@ -15,11 +15,11 @@ from filmstrip.checkpoint.layouts import get_layout
 from filmstrip.config import ModelConfig, ProjectorConfig
 from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.models import decoder
+from filmstrip.models.record import Recorder
 from filmstrip.models.taps import Taps
 from filmstrip.ops import attention as attention_ops
 from filmstrip.ops.attention import AttentionBackend
 from filmstrip.ops.masks import AttentionMask
-from filmstrip.testing.compare import Recorder
 from filmstrip.testing.tolerances import TOLERANCES
 from tests.models import GOLDEN, VISION
 

@@ -359,7 +359,7 @@ def test_expanded_ids_equal_the_reference_processor(checkpoint: Any, kinds: tupl
     assert list(prompt.plan.input_ids) == list(expected["input_ids"][0])
     assert prompt.plan.visual_tokens == 4 * len(images) + 15 * len(videos)
     if images:
-        difference = np.abs(np.stack(prompt.pixels_images) - np.stack(expected["pixel_values_images"]))
+        difference = np.abs(np.concatenate(prompt.pixels_images) - np.stack(expected["pixel_values_images"]))
         # Same float32 steps in another order: a few units in the last place of values below 3.
         assert difference.max() < 2e-6
 

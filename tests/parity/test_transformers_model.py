@@ -2,21 +2,24 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 
 from filmstrip.checkpoint.load import load_weights
 from filmstrip.checkpoint.read import read_checkpoint
+from filmstrip.diagnostics.activations import Difference, compare
 from filmstrip.models import VideoLlava
+from filmstrip.models.record import Recorder
 from filmstrip.ops.attention import AttentionBackend
-from filmstrip.testing.compare import Difference, Recorder, compare, transformers_points
+from filmstrip.oracle.points import transformers_points
+from filmstrip.testing.random_reference import reference_model
 from filmstrip.testing.tiny import tiny_hf_config, write_tiny_checkpoint
 from filmstrip.testing.tolerances import TOLERANCES
 from tests.parity.batches import Inputs, make_inputs
 
-oracles = pytest.importorskip("filmstrip.testing.oracles", reason="transformers is not installed")
+oracles = pytest.importorskip("filmstrip.oracle.reference", reason="transformers is not installed")
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -94,10 +97,13 @@ CASES: dict[str, Case] = {
 HALF_CASES = ("grouped heads, one image", "two layers, full, padded batch", "padded batch, multi-head")
 
 
-def load(directory: Path) -> VideoLlava:
+AnyModel = TypeVar("AnyModel", bound=VideoLlava)
+
+
+def load(directory: Path, build: type[AnyModel] = VideoLlava) -> AnyModel:
     checkpoint = read_checkpoint(directory)
     with torch.device("meta"):
-        model = VideoLlava(checkpoint.model_config())
+        model = build(checkpoint.model_config())
     load_weights(model, checkpoint)
     return model.eval()
 
@@ -122,12 +128,21 @@ def differences(
 def assert_complete(model: VideoLlava, inputs: Inputs, found: tuple[Difference, ...]) -> None:
     """Nothing named in `models.taps` is missing, and nothing is compared that is all zero."""
     text = [f"text_tower.hidden_states.{i}" for i in range(model.config.text.num_layers + 1)]
-    expected = {*text, "embeddings", "text_tower.final_norm", "logits"}
+    expected = {
+        *text,
+        "embeddings",
+        "text_tower.rotary.cos",
+        "text_tower.rotary.sin",
+        "text_tower.final_norm",
+        "logits",
+    }
     for kind in inputs.kinds:
         states = model.config.tower(kind).num_layers + 1
         deepest = max(layer % states for layer in model.config.select_layers)
         expected |= {f"{kind}_tower.hidden_states.{i}" for i in range(deepest + 1)}
         expected |= {f"{kind}_tower.embeddings", f"{kind}_tower.selected", f"projector.{kind}"}
+        if kind == "video" and model.config.aggregation != "keep-all":
+            expected.add("video_tower.aggregated")
     assert {item.site for item in found} == expected
     assert min(item.scale for item in found) > 0.5
 
@@ -150,7 +165,7 @@ def assert_backends_within(model: VideoLlava, reference: Any, inputs: Inputs, dt
 @pytest.mark.parametrize("name", CASES)
 def test_every_activation(tmp_path: Path, name: str) -> None:
     case = CASES[name]
-    reference = oracles.reference_model(tiny_hf_config(**case.config))
+    reference = reference_model(tiny_hf_config(**case.config))
     reference.save_pretrained(tmp_path)
     model = load(tmp_path)
     assert_backends_within(model, reference, make_inputs(model.config, case.rows), "float32")
@@ -160,7 +175,7 @@ def test_every_activation(tmp_path: Path, name: str) -> None:
 def test_every_activation_in_bfloat16(tmp_path: Path, name: str) -> None:
     """The reference is loaded in bfloat16: `.to(bfloat16)` on a built one rounds its rotary frequencies."""
     case = CASES[name]
-    oracles.reference_model(tiny_hf_config(**case.config)).to(torch.bfloat16).save_pretrained(tmp_path)
+    reference_model(tiny_hf_config(**case.config)).to(torch.bfloat16).save_pretrained(tmp_path)
     reference = oracles.load_reference(tmp_path, dtype=torch.bfloat16)
     model = load(tmp_path)
     assert model.text_tower.lm_head.weight.dtype == torch.bfloat16

@@ -152,7 +152,7 @@ def test_the_filmstrip_section() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"model_type": "llava"}, "model_type is 'llava'; supported: video_llava"),
+        ({"model_type": "vipllava"}, "model_type is 'vipllava'; supported: video_llava, llava, llava_next_video"),
         ({"model_type": None}, "supported: video_llava"),
         ({"architectures": ["GPT2LMHeadModel"]}, "supported: VideoLlavaForConditionalGeneration"),
         ({"architectures": "VideoLlavaForConditionalGeneration"}, "architectures"),

@@ -143,7 +143,7 @@ def test_a_failure_leaves_nothing_new_and_the_old_one_whole(tmp_path: Path, monk
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "_write_companions", full_disk)
+    monkeypatch.setattr(export, "write_files", full_disk)
     for directory in (out, tmp_path / "new"):
         with pytest.raises(CheckpointError, match=r"cannot write .*: No space left on device"):
             save_checkpoint(model, directory, COMPANIONS, ExportOptions(overwrite=True))

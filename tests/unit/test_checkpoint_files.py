@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from filmstrip.checkpoint.files import TensorReader, is_plain_name, open_tensors
+from filmstrip.checkpoint.files import TensorReader, is_plain_name, open_tensor_file, open_tensors
 from filmstrip.checkpoint.header import read_header
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.errors import CheckpointError
@@ -90,6 +90,10 @@ def test_any_changed_header_byte_loads_the_same_or_fails_clearly(data: st.DataOb
         ({"a": {"dtype": "U8"}}, b"", "expected dtype"),
         ({"a": [1]}, b"", "expected dtype"),
         (b'{"a": 1, "a": 2}', b"", "twice"),
+        ({"__metadata__": {"format": 3}}, b"", "__metadata__ is not a map of texts"),
+        ({"__metadata__": {"a": {"b": "c"}}}, b"", "__metadata__ is not a map of texts"),
+        ({"__metadata__": ["pt"]}, b"", "__metadata__ is not a map of texts"),
+        ({"__metadata__": None}, b"", "__metadata__ is not a map of texts"),
         (b"{" + b"[" * 50, b"", "not valid JSON"),
         (b'{"a":' + b"[" * 100_000, b"", "nested too deeply"),
         (b'{"a": 1' + b"0" * 5000 + b"}", b"", "number"),
@@ -109,6 +113,17 @@ def test_header_length_lies(tmp_path: Path, claim: int) -> None:
     raises_one_line(read_header, path)
 
 
+@pytest.mark.parametrize("filling", [b"{},", b"[],", b"0,"])
+def test_a_header_of_tiny_values_is_refused_before_it_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filling: bytes
+) -> None:
+    """Parsed, it would take many times its size."""
+    raw = b'{"a":[' + filling * (4 * 2**20) + b"0]}"
+    path = raw_file(tmp_path / "model.safetensors", raw, b"")
+    monkeypatch.setattr("filmstrip.checkpoint.header.parse_json", lambda *_: pytest.fail("it was parsed"))
+    assert "too many entries" in raises_one_line(read_header, path)
+
+
 def test_files_that_are_something_else(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
@@ -120,7 +135,9 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     path.unlink()
     assert "neither" in raises_one_line(open_tensors, tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    assert "pickled" in raises_one_line(open_tensors, tmp_path)
+    assert "before PyTorch 1.6" in raises_one_line(open_tensors, tmp_path)
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "weights.pth")
+    assert "pickles of other names are not opened" in raises_one_line(open_tensors, tmp_path)
     assert "not a directory" in raises_one_line(open_tensors, tmp_path / "nowhere")
 
 
@@ -209,6 +226,26 @@ def test_json_bounds_and_line_ends(tmp_path: Path) -> None:
     assert "larger than 5 bytes" in raises_one_line(lambda: read_json(path, limit=5))
     assert "not there" in raises_one_line(read_json, tmp_path / "absent.json")
     assert "not a file" in raises_one_line(read_json, tmp_path)
+
+
+def test_a_copy_does_not_come_from_the_map(tmp_path: Path) -> None:
+    save_file({"a": TENSORS["a"], "empty": torch.zeros(0, 3)}, tmp_path / "model.safetensors")
+    reader = TensorReader(open_tensors(tmp_path))
+    assert torch.equal(reader.read_copy("a"), TENSORS["a"])
+    assert reader.read_copy("a").data_ptr() != reader.read_copy("a").data_ptr()
+    assert reader.read_copy("empty").shape == (0, 3)
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    assert "the file is too short" in raises_one_line(reader.read_copy, "a")
+
+
+def test_single_files_of_any_name(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "projector.safetensors")
+    torch.save(TENSORS, tmp_path / "mm_projector.bin")
+    for name in ("projector.safetensors", "mm_projector.bin"):
+        files = open_tensor_file(tmp_path / name)
+        assert torch.equal(TensorReader(files).read("a"), TENSORS["a"])
+    for name in ("absent.bin", "projector.txt"):
+        assert "neither a .safetensors nor a .bin" in raises_one_line(open_tensor_file, tmp_path / name)
 
 
 def test_plain_names() -> None:

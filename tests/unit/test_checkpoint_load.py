@@ -1,5 +1,6 @@
 """Loading: every key lands, is left out for a reason, or is an error; nothing stays on meta."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from filmstrip.checkpoint.describe import short_count
 from filmstrip.checkpoint.digest import WeightsDigest
 from filmstrip.checkpoint.load import WITHOUT_TEMPORAL, LoadReport, load_weights
-from filmstrip.checkpoint.read import read_checkpoint, short_count
+from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.errors import CheckpointError, ConfigError
 from filmstrip.models.video_llava import VideoLlava
 from filmstrip.testing.tiny import DiskLayout, tiny_hf_config, write_json, write_tiny_checkpoint
@@ -203,7 +205,7 @@ def test_large_weights_are_sampled_and_the_hash_says_so(monkeypatch: pytest.Monk
     monkeypatch.setattr("filmstrip.checkpoint.digest.FULL_BYTES", 1000)
     sampled = digest(tensor)
     assert sampled.startswith("sha256-sampled:")
-    for index, seen in ((0, True), (99_999, True), (2000, False)):
+    for index, seen in ((0, False), (25_000, True), (50_000, False), (74_900, True), (99_999, False)):
         changed = tensor.clone()
         changed[index] = 1
         assert (digest(changed) != sampled) == seen
@@ -231,3 +233,14 @@ def test_unusual_things_are_reported(tmp_path: Path) -> None:
 )
 def test_short_counts(number: int, text: str) -> None:
     assert short_count(number) == text
+
+
+def test_a_weight_that_does_not_fit_the_dtype_is_named(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
+    weights[name][0, 0] = 1e6
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    load(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"{re.escape(name)}.*does not fit float16"):
+        load(tmp_path, dtype=torch.float16)

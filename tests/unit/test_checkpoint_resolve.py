@@ -1,6 +1,7 @@
 """Names of models: bundled, a path, a hub id; offline is one clear line."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -9,7 +10,7 @@ import huggingface_hub.utils
 import pytest
 
 from filmstrip.checkpoint import resolve as module
-from filmstrip.checkpoint.resolve import resolve
+from filmstrip.checkpoint.resolve import fetch, is_hub_id, resolve
 from filmstrip.errors import CheckpointError
 
 
@@ -57,13 +58,16 @@ def test_offline_with_nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyP
 class Hub:
     """Stands in for the hub's client: what it is asked, and what it answers."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Exception | None = None) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, answer: Exception | None = None, files: tuple[str, ...] = ()
+    ) -> None:
         self.calls: list[dict[str, Any]] = []
 
-        def model_info(api: Any, repo_id: str, **options: Any) -> None:
+        def model_info(api: Any, repo_id: str, **options: Any) -> SimpleNamespace:
             self.calls.append(options)
             if answer is not None:
                 raise answer
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in files])
 
         def snapshot_download(repo_id: str, **options: Any) -> str:
             self.calls.append(options)
@@ -75,16 +79,45 @@ class Hub:
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
 
 
-def test_only_safe_files_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub(monkeypatch)
-    assert resolve("owner/name") == Path("/cache/snapshot")
+FILES = (
+    "config.json",
+    "m.py",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "x.pt",
+    "README.md",
+    "image_tower/config.json",
+)
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "optimizer.bin", "image_tower/pytorch_model.bin")
+SAFE = ("model.safetensors", "original/a.safetensors", "video_tower/model.safetensors", "video_tower/x/y.json")
+
+
+def fetched(monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], **options: Any) -> list[str]:
+    """What a repository of these files would be downloaded as, by the client's own filter."""
+    hub = Hub(monkeypatch, files=files)
+    assert (fetch("owner/name", **options) if options else resolve("owner/name")) == Path("/cache/snapshot")
     assert 0 < hub.calls[0]["timeout"] <= 5
-    fetched = huggingface_hub.utils.filter_repo_objects(
-        ["config.json", "model.safetensors", "a.bin", "m.py", "chat_template.jinja", "x.pt", "original/a.safetensors"],
-        allow_patterns=hub.calls[1]["allow_patterns"],
-        ignore_patterns=hub.calls[1]["ignore_patterns"],
-    )
-    assert list(fetched) == ["config.json", "model.safetensors", "chat_template.jinja"]
+    patterns = hub.calls[1]["allow_patterns"]
+    return sorted(huggingface_hub.utils.filter_repo_objects(files, allow_patterns=patterns))
+
+
+def test_only_files_that_are_read_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = ["chat_template.jinja", "config.json", "image_tower/config.json", "tokenizer.model"]
+    safe = ["model.safetensors", "video_tower/model.safetensors"]
+    assert fetched(monkeypatch, FILES + SAFE) == sorted(known + safe)
+    assert fetched(monkeypatch, FILES, weights=False) == ["config.json"]
+
+
+def test_pickles_are_fetched_only_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = fetched(monkeypatch, FILES + PICKLES)
+    assert [name for name in alone if name.endswith(".bin")] == ["image_tower/pytorch_model.bin", "pytorch_model.bin"]
+    beside = fetched(monkeypatch, FILES + PICKLES + SAFE)
+    assert [name for name in beside if name.endswith(".bin")] == ["image_tower/pytorch_model.bin"]
+
+
+def test_hub_ids_are_not_paths() -> None:
+    assert is_hub_id("LanguageBind/LanguageBind_Video_merge")
+    assert not any(is_hub_id(name) for name in ("/etc/x", "../x", "a/../b", "./a/b", "a", "a/b/c", "C:/x", "a/..b"))
 
 
 def hub_error(kind: str) -> Exception:

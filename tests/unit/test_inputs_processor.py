@@ -49,7 +49,7 @@ def test_prepare(processor: Processor) -> None:
     prompt = processor.prepare(media, [user_turn("what is this")])
     assert prompt.rendered.text == "USER: <image>\n<video>\n<video>\nwhat is this ASSISTANT:"
     assert prompt.plan.visual_tokens == 4 + 15 + 15
-    assert [tuple(pixels.shape) for pixels in prompt.pixels_images] == [(3, 28, 28)]
+    assert [tuple(pixels.shape) for pixels in prompt.pixels_images] == [(1, 3, 28, 28)]
     assert [tuple(pixels.shape) for pixels in prompt.pixels_videos] == [(3, 3, 28, 28)] * 2
     # Brighter frames give larger pixels: the two videos kept their order.
     assert prompt.pixels_videos[0].mean() < prompt.pixels_videos[1].mean()

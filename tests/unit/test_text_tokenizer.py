@@ -64,10 +64,10 @@ def test_crlf_and_byte_order_mark(directory: Path) -> None:
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no tokenizer\.json$"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json and no tokenizer\.model$"):
         Tokenizer.from_directory(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"sp")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.model alone is not enough"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model: not a SentencePiece model"):
         Tokenizer.from_directory(tmp_path)
 
 
@@ -100,6 +100,15 @@ def entry(token_id: int, content: str) -> dict[str, Any]:
         ("tokenizer.json", lambda c: c["added_tokens"].append(entry(7, "USER")), "'USER'|clash"),
         ("tokenizer.json", lambda c: c["added_tokens"].append({"id": "x", "content": "y"}), "cannot be read"),
         ("tokenizer.json", lambda c: c["added_tokens"].append(entry(-4, "<n>")), "cannot be read"),
+        ("tokenizer.json", lambda c: c["added_tokens"].append({"id": 1.9, "content": "y"}), "id 1.9"),
+        ("tokenizer.json", lambda c: c["added_tokens"].append({"id": True, "content": "y"}), "id True"),
+        ("tokenizer.json", lambda c: c["added_tokens"].append({"id": "3", "content": "y"}), "id '3'"),
+        ("tokenizer.json", lambda c: c["added_tokens"].append({"id": float("inf"), "content": "y"}), "id inf"),
+        ("added_tokens.json", lambda c: c.update({"<new>": 1.9}), "id 1.9"),
+        *(
+            ("tokenizer_config.json", lambda c, key=key: c.update(added_tokens_decoder={key: entry(0, "<n>")}), "id '")
+            for key in ("1.9", "-1", " 1", "1_0", "", "x", "\u0663", "9" * 5000)
+        ),
         ("tokenizer.json", lambda c: c["model"].update(type="WordLevel"), "needs a BPE model, not 'WordLevel'"),
         ("tokenizer.json", lambda c: c["post_processor"].update(special_tokens={}), "uses the token '<s>'"),
         ("tokenizer.json", lambda c: c["model"]["merges"].append(["q", "nope"]), "not a usable tokenizer"),
@@ -135,3 +144,12 @@ def test_truncation_and_padding_in_the_file_are_ignored(directory: Path) -> None
         lambda c: c.update(padding=padding | {"pad_type_id": 0, "pad_token": "<unk>"}, truncation=truncation),
     )
     assert len(Tokenizer.from_directory(directory).encode("what is this video").ids) == 5
+
+
+def test_an_id_that_overflows(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    path.write_text(path.read_text().replace('"id": 0,', '"id": 1e999,', 1))
+    assert "1e999" in path.read_text()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: added tokens cannot be read .*id inf") as caught:
+        files_module.read_tokenizer_files(directory).added_tokens  # noqa: B018 (a property that raises)
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from filmstrip.config import Preset, SamplingConfig
-from filmstrip.inputs import token_map
+from filmstrip.inputs import MediumTokens, token_map
 from filmstrip.inputs.processor import Prompt
 from filmstrip.media.clip import Clip, pixel_hash
 
@@ -104,6 +104,15 @@ def media_entry(clip: Clip) -> dict[str, Any]:
     return {"path": clip.path, "kind": clip.kind, "frames": frames, "total_frames": clip.total_frames}
 
 
+def _tiles_entry(medium: MediumTokens) -> dict[str, Any]:
+    """How an image was cut into tiles, for models that do so; nothing for other media."""
+    if medium.tiling is None:
+        return {}
+    height, width = medium.tiling.image
+    grid = {"rows": medium.tiling.rows, "columns": medium.tiling.columns, "pixels": medium.tiling.tile}
+    return {"height": height, "width": width, "tiles": grid}
+
+
 def make_run_card(
     origin: Origin, prompt: Prompt, media: Sequence[Clip], sampling: SamplingConfig, frame_sampler: str
 ) -> dict[str, Any]:
@@ -123,11 +132,12 @@ def make_run_card(
         "device": origin.device,
         "media": [
             media_entry(clip)
+            | _tiles_entry(medium)
             | {
                 "frames_sha256": pixel_hash(clip.frames),
                 "pixels_sha256": hashlib.sha256(next(pixels[clip.kind]).numpy().tobytes()).hexdigest(),
             }
-            for clip in media
+            for clip, medium in zip(media, prompt.plan.media, strict=True)
         ],
         "prompt": prompt.rendered.text,
         "token_map": token_map.to_dict(prompt.plan),

@@ -120,7 +120,7 @@ class Assistant(RequestBuilder):
         timings = Timings(decode_media=perf_counter() - started)
         batch = self.batch([row.prompt for row in rows])
         with torch.inference_mode():
-            x_BTD = self.model.embed(batch.input_ids, batch.pixel_values_images, batch.pixel_values_videos)
+            x_BTD = self.model.embed(batch.input_ids, *batch.media)
         timings.vision = perf_counter() - started - timings.decode_media
         needed = batch.input_ids.shape[1] + settings[0].max_new_tokens
         with cache_memory(needed):

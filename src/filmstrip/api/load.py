@@ -11,17 +11,18 @@ import torch
 from filmstrip.api.answer import Origin
 from filmstrip.api.assistant import Assistant
 from filmstrip.api.request import RequestBuilder
-from filmstrip.api.weightless import weightless
 from filmstrip.checkpoint.load import load_weights
+from filmstrip.checkpoint.pku_towers import TowerSources
 from filmstrip.checkpoint.read import Checkpoint, read_checkpoint
 from filmstrip.checkpoint.resolve import resolve
-from filmstrip.config import PRESETS, Preset, get_preset
+from filmstrip.config import PRESETS, ModelConfig, Preset, get_preset
 from filmstrip.config.checks import require_choice
 from filmstrip.config.preset import FRAME_SAMPLERS, IMAGE_TRANSFORMS, PROMPT_STYLES
 from filmstrip.errors import ConfigError
 from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.inputs.processor import Processor
 from filmstrip.media.sample import FrameSelection
+from filmstrip.models.weightless import weightless
 from filmstrip.text.tokenizer import Tokenizer
 
 NAMED_CHOICES = {
@@ -36,10 +37,11 @@ class OpenedModel(RequestBuilder):
     """A checkpoint whose weights have not been read: enough to check and plan requests, which takes no time."""
 
     def __init__(self, name: str, checkpoint: Checkpoint, program: "Program", device: torch.device) -> None:
-        directory, preset = checkpoint.directory, program.preset
+        tokenizer = Tokenizer.from_directory(checkpoint.directory)
+        program = with_known_placeholders(program, tokenizer, checkpoint.config)
+        preset = program.preset
         self.name, self.checkpoint, self.program, self.device = name, checkpoint, program, device
         self.config = checkpoint.model_config(temporal_attention=preset.temporal_attention)
-        tokenizer = Tokenizer.from_directory(directory)
         super().__init__(
             Processor(
                 tokenizer,
@@ -89,22 +91,27 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     preset: str | Preset | None = None,
+    image_tower: str | Path | None = None,
+    video_tower: str | Path | None = None,
     quiet: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     **choices: Any,
 ) -> Assistant:
     """Load a checkpoint and what belongs to it.
 
-    `name` is `tiny` (bundled), a Hugging Face directory, or a hub id (downloaded, safetensors only). `device`: the
-    first GPU if there is one, else the CPU. `dtype`: as stored. `preset` decides frames, pixels, prompt and temporal
+    `name` is `tiny` (bundled), a checkpoint directory, or a hub id (downloaded). `device`: the first GPU if there is
+    one, else the CPU. `dtype`: as stored. `preset` decides frames, pixels, prompt and temporal
     attention together (`original` or `transformers`, default: what the checkpoint says); `choices` are single fields
-    of `Preset` that differ from it (`frame_sampler=`, `image_transform=`, `prompt=`, `temporal_attention=`). One line
+    of `Preset` that differ from it (`frame_sampler=`, `image_transform=`, `prompt=`, `temporal_attention=`).
+    `image_tower` and `video_tower` are for checkpoints in the original release's layout whose vision towers are
+    elsewhere: a LanguageBind (or CLIP) directory or hub id, for what the checkpoint itself does not hold. One line
     on standard error says what was built, unless `quiet`. `on_progress` is called with tensors done and in all.
 
     Raises `CheckpointError` or `ConfigError`, one line each.
     """
     target = as_dtype(dtype)
-    assistant = open_model(name, device=device, preset=preset, **choices).load_weights(target, on_progress)
+    opened = open_model(name, device=device, preset=preset, image_tower=image_tower, video_tower=video_tower, **choices)
+    assistant = opened.load_weights(target, on_progress)
     if not quiet:
         sys.stderr.write(f"{assistant.summary}\n")
     return assistant
@@ -115,13 +122,15 @@ def open_model(
     *,
     device: str | torch.device | None = None,
     preset: str | Preset | None = None,
+    image_tower: str | Path | None = None,
+    video_tower: str | Path | None = None,
     **choices: Any,
 ) -> OpenedModel:
     """The first half of `load`: find and check everything, read no weights. Arguments and errors as there."""
     place = default_device() if device is None else as_device(str(device))
     if isinstance(preset, str):
         preset = get_preset(preset)
-    checkpoint = read_checkpoint(resolve(name))
+    checkpoint = read_checkpoint(resolve(name), TowerSources(image_tower, video_tower))
     return OpenedModel(str(name), checkpoint, choose_program(checkpoint, preset, choices), place)
 
 
@@ -137,7 +146,7 @@ class Program:
 def choose_program(checkpoint: Checkpoint, preset: Preset | None, choices: dict[str, Any]) -> Program:
     """The program to run, and what of it this checkpoint cannot give.
 
-    Without a preset it is the checkpoint's own, or `transformers` (every layout read here is that port's). The
+    Without a preset it is the checkpoint's own (`original` for the original release's layout), or `transformers`. The
     `transformers` preset prefers the checkpoint's chat template over its plain prompt. `choices` change single fields
     of it; temporal attention asked for that way is an error, not a note, when there are no weights for it.
     """
@@ -155,6 +164,19 @@ def choose_program(checkpoint: Checkpoint, preset: Preset | None, choices: dict[
             notes = (f"preset {chosen.name!r} has temporal attention, but this checkpoint holds no weights for it",)
     changes = {key: value for key, value in choices.items() if value is not None and value != getattr(chosen, key)}
     return Program(replace(chosen, **changes), tuple(changes), notes)
+
+
+def with_known_placeholders(program: Program, tokenizer: Tokenizer, config: ModelConfig) -> Program:
+    """A program that can be run with this tokenizer.
+
+    In the original release media have neither tokens nor embeddings; text is then cut where they stand, as its own
+    program does.
+    """
+    behind = [token_id for token_id in config.placeholder_ids.values() if token_id >= config.text.vocab_size]
+    if program.preset.split_at_media or all(tokenizer.id_to_token(token_id) for token_id in behind):
+        return program
+    note = "the tokenizer has no tokens for media, so text is tokenised in pieces around them, as the original does"
+    return replace(program, preset=replace(program.preset, split_at_media=True), notes=(*program.notes, note))
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

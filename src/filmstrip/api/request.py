@@ -70,13 +70,19 @@ class RequestBuilder:
         return request
 
     def read(self, media: Media, selection: FrameSelection | None = None) -> tuple[Clip, ...]:
-        """Decode media: paths of images and videos, or clips already decoded. Raises `MediaError`."""
+        """Decode media: paths of images and videos, or clips already decoded.
+
+        Raises `MediaError`, and `PromptError` for a kind of media that the model does not take.
+        """
         items: Sequence[Medium] = [media] if isinstance(media, str | Path | Clip) else media
         if not isinstance(items, Sequence) or not all(isinstance(item, str | Path | Clip) for item in items):
             raise MediaError(f"media must be paths or clips that were read before, one or a list, not {media!r}")
-        return tuple(
+        clips = tuple(
             item if isinstance(item, Clip) else load_media(item, selection or self.selection) for item in items
         )
+        for clip in clips:
+            self.processor.require_kind(clip)
+        return clips
 
     def settings(self, sampling: dict[str, Any]) -> SamplingConfig:
         """Sampling parameters by name, the defaults for those that are missing or None. Raises `ConfigError`.

@@ -111,7 +111,7 @@ class AnswerStream:
         model, timings = self.assistant.model, self.request.timings
         batch = self.assistant.batch([self.request.prompt])
         rest_ids = batch.input_ids[:, self.prefix_reused :]
-        media = () if self.prefix_reused else (batch.pixel_values_images, batch.pixel_values_videos)
+        media = () if self.prefix_reused else batch.media
         with torch.inference_mode():
             x_BTD = model.embed(rest_ids, *media)
         timings.vision = perf_counter() - started

@@ -4,7 +4,7 @@ It covers the canonical name, shape, stored dtype and bytes of every tensor that
 left out, file names, key layout and sharding do not count. Up to `FULL_BYTES` in all, every byte is hashed and the
 value begins with `sha256:`. Above that a load would wait for it, so of each tensor only `SAMPLES` evenly spaced blocks
 of `BLOCK_BYTES` count and the value begins with `sha256-sampled:`: enough to tell two trainings apart, not enough to
-prove that two files are equal.
+prove that two files are equal. On a disk that has not been read yet each block is a seek, hence so few.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from filmstrip.shapes import Tensor
 
 FULL_BYTES = 256 * 2**20
 BLOCK_BYTES = 4096
-SAMPLES = 8
+SAMPLES = 2
 
 
 class WeightsDigest:
@@ -25,17 +25,19 @@ class WeightsDigest:
         self._sampled = total_bytes > FULL_BYTES
         self._sha = hashlib.sha256()
 
+    def blocks(self, size: int) -> list[tuple[int, int]]:
+        """Which bytes of a tensor of `size` bytes count: pairs of first and end."""
+        if not self._sampled or size <= SAMPLES * BLOCK_BYTES:
+            return [(0, size)]
+        starts = [(size - BLOCK_BYTES) * (2 * sample + 1) // (2 * SAMPLES) for sample in range(SAMPLES)]
+        return [(start, start + BLOCK_BYTES) for start in starts]
+
     def add(self, name: str, dtype: str, tensor: Tensor) -> None:
         """Add one CPU tensor as it is stored."""
         self._sha.update(f"{name} {dtype} {tuple(tensor.shape)}\n".encode())
         raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
-        if not self._sampled or raw.nbytes <= SAMPLES * BLOCK_BYTES:
-            self._sha.update(raw)
-            return
-        last = raw.nbytes - BLOCK_BYTES
-        for sample in range(SAMPLES):
-            start = last * sample // (SAMPLES - 1)
-            self._sha.update(raw[start : start + BLOCK_BYTES])
+        for start, end in self.blocks(raw.nbytes):
+            self._sha.update(raw[start:end])
 
     def value(self) -> str:
         """`sha256:` or `sha256-sampled:` and 64 hexadecimal digits."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from filmstrip.checkpoint.json_file import LFS_POINTER, parse_json
+from filmstrip.checkpoint.json_file import LFS_POINTER, parse_json, require_inside
 from filmstrip.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MAX_HEADER_BYTES = 32 * 2**20  # a 7B checkpoint takes about 100 kB
 MAX_TENSORS = 200_000  # a 7B checkpoint has about a thousand
 MAX_DIMENSIONS = 8
 
@@ -61,7 +61,27 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises `CheckpointError` for anything but a whole, well-formed file: empty, truncated, a Git-LFS pointer, a
     header that lies about its length, unknown dtypes, offsets that overlap, leave gaps or pass the end.
     """
+    header = read_entries(path)
+    _check_coverage(path, header)
+    return header.tensors
+
+
+@dataclass(frozen=True)
+class Header:
+    """The entries of a header, well-formed one by one. `data_start` and `size` are bytes of the file."""
+
+    tensors: dict[str, TensorInfo]
+    data_start: int
+    size: int
+
+
+def read_entries(path: Path) -> Header:
+    """The header without a look at where its tensors lie: for the diagnosis of a file whose end is missing.
+
+    Raises `CheckpointError` as `read_header` does, but accepts offsets that overlap, leave gaps or pass the end.
+    """
     try:
+        require_inside(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
@@ -75,13 +95,13 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             raw = file.read(length)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    _check_counts(path, raw)
     entries = parse_json(raw, f"the header of {path}")
-    entries.pop("__metadata__", None)
+    _check_metadata(path, entries.pop("__metadata__", {}))
     if len(entries) > MAX_TENSORS:
         raise CheckpointError(f"the header of {path} names {len(entries)} tensors; at most {MAX_TENSORS} are accepted")
     infos = {name: _tensor_info(name, entry, path, 8 + length) for name, entry in entries.items()}
-    _check_coverage(path, list(infos.values()), 8 + length, size)
-    return infos
+    return Header(infos, 8 + length, size)
 
 
 def _check_start(path: Path, size: int, start: bytes, following: bytes) -> None:
@@ -91,6 +111,25 @@ def _check_start(path: Path, size: int, start: bytes, following: bytes) -> None:
         raise CheckpointError(f"{path} is a Git-LFS pointer, not the weights; run `git lfs pull` where it came from")
     if size < 10 or not following.startswith(b"{"):
         raise CheckpointError(f"{path} is not a safetensors file")
+
+
+def _check_counts(path: Path, raw: bytes) -> None:
+    """Before parsing, which takes many times the bytes of small objects: no more of them than the tensors may have.
+
+    Each tensor is one object with two lists and at most `MAX_DIMENSIONS` + 2 numbers, so about a dozen commas. Brackets
+    in names count as well, which is no harm: the bound is two hundred times what a 7B checkpoint has.
+    """
+    limits = {b"{": MAX_TENSORS + 2, b"[": 2 * MAX_TENSORS, b",": 16 * MAX_TENSORS}
+    for mark, limit in limits.items():
+        if raw.count(mark) > limit:
+            raise CheckpointError(
+                f"the header of {path} has too many entries; at most {MAX_TENSORS} tensors are accepted"
+            )
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"the header of {path}: __metadata__ is not a map of texts")
 
 
 def _tensor_info(name: str, entry: Any, path: Path, data_start: int) -> TensorInfo:
@@ -115,10 +154,10 @@ def _is_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
 
 
-def _check_coverage(path: Path, infos: list[TensorInfo], data_start: int, size: int) -> None:
+def _check_coverage(path: Path, header: Header) -> None:
     """The tensors must cover the file exactly, as the format demands."""
-    position = data_start
-    for info in sorted(infos, key=lambda info: (info.begin, info.end)):
+    position, size = header.data_start, header.size
+    for info in sorted(header.tensors.values(), key=lambda info: (info.begin, info.end)):
         if info.begin != position:
             problem = "overlaps another tensor" if info.begin < position else "leaves a gap before it"
             raise CheckpointError(f"the header of {path}: tensor {info.name!r} {problem}")

@@ -1,22 +1,21 @@
-"""`config.json` of Hugging Face's Video-LLaVA to `ModelConfig`, and back (reference sheet 1.1).
+"""`config.json` of Hugging Face's Video-LLaVA and its sisters to `ModelConfig` (reference sheets 1.1 and 9).
 
 A key that is absent means the class default of transformers, and those differ from this package's: a `vision_config`
-that is present starts from `CLIPVisionConfig` (768 wide, patch 32), one that is missing from `VideoLlavaConfig`'s own
-(ViT-L/14). What the format has no key for stands in a section `filmstrip`.
+that is present starts from `CLIPVisionConfig` (768 wide, patch 32), one that is missing from the family's own
+(ViT-L/14; see `hf_sisters`). What the format has no key for stands in a section `filmstrip`.
 """
 
 from dataclasses import dataclass
 from typing import Any, cast
 
 from filmstrip.checkpoint.fields import Fields
+from filmstrip.checkpoint.hf_sisters import Format, format_of
 from filmstrip.config import PRESETS, ModelConfig, ProjectorConfig, RopeConfig, TextConfig, VisionConfig
 from filmstrip.config.model import SELECT_STRATEGIES, SelectStrategy
 from filmstrip.config.text import ROPE_SCALINGS, RopeScaling
 from filmstrip.errors import ConfigError
 from filmstrip.ops.activation import ACTIVATIONS
 
-MODEL_TYPE = "video_llava"
-ARCHITECTURE = "VideoLlavaForConditionalGeneration"
 MAX_LAYERS = 1000
 MAX_FRAMES = 4096
 
@@ -59,43 +58,51 @@ def parse_config(values: dict[str, Any], where: str) -> HfConfig:
     change the computation in a way not supported here.
     """
     fields = Fields(values, where)
-    fields.choice("model_type", "(absent)", (MODEL_TYPE,))
-    architectures = fields.get("architectures")
-    if architectures is not None and (not isinstance(architectures, list) or ARCHITECTURE not in architectures):
-        raise fields.error("architectures", f"supported: {ARCHITECTURE}")
+    family = format_of(fields)
     fields.refuse(_UNSUPPORTED)
-    extras = _extras(fields.section("filmstrip"))
+    extras = _extras(fields.section("filmstrip"), family)
     text = fields.section("text_config") or Fields({}, f"{where}, text_config")
     try:
-        model = _model(fields, text, extras)
+        model = _model(fields, text, extras, family)
     except ConfigError as error:
         message = str(error)
         raise ConfigError(message if message.startswith(where) else f"{where}: {message}") from error
     return HfConfig(model, extras, fields)
 
 
-def _model(fields: Fields, text: Fields, extras: Extras) -> ModelConfig:
-    vision = _vision(fields.section("vision_config"), f"{fields.where}, vision_config")
+def _model(fields: Fields, text: Fields, extras: Extras, family: Format) -> ModelConfig:
+    section = fields.section("vision_config")
+    vision = family.vision if section is None else read_vision(section)
     temporal = VisionConfig(
         **(vars(vision) | {"temporal_attention": extras.temporal_attention, "temporal_frames": extras.temporal_frames})
     )
     strategy = fields.choice("vision_feature_select_strategy", "default", SELECT_STRATEGIES)
-    tie = fields if "tie_word_embeddings" in fields else text
+    shared = family.one_tower or extras.shared_towers
     return ModelConfig(
-        text=_text(text, tie.boolean("tie_word_embeddings", False)),
-        image_tower=temporal if extras.shared_towers else vision,
+        family=family.family,
+        text=read_text(text, _tie(fields, text, family)),
+        image_tower=temporal if shared else vision,
         video_tower=temporal,
-        shared_towers=extras.shared_towers,
+        shared_towers=shared,
         projector=ProjectorConfig(
             activation=fields.choice("projector_hidden_act", "gelu", ACTIVATIONS),
             bias=fields.boolean("multimodal_projector_bias", True),
         ),
         select_layers=_select_layers(fields),
         select_strategy=cast(SelectStrategy, strategy),
-        image_token_id=_token_id(fields, "image", 32_000),
-        video_token_id=_token_id(fields, "video", 32_001),
-        pad_token_id=_pad_id(fields, text),
+        image_token_id=_token_id(fields, "image", family.image_token_id),
+        video_token_id=None if family.video_token_id is None else _token_id(fields, "video", family.video_token_id),
+        pad_token_id=read_pad_id(fields, text),
+        **family.settings(fields),
     )
+
+
+def _tie(fields: Fields, text: Fields, family: Format) -> bool:
+    """Whether the head is the token embedding: the outer flag, and the inner one where that is absent or joins in."""
+    inner = text.boolean("tie_word_embeddings", False)
+    if "tie_word_embeddings" not in fields:
+        return inner
+    return fields.boolean("tie_word_embeddings", False) or (family.inner_tie and inner)
 
 
 def _token_id(fields: Fields, kind: str, default: int) -> int:
@@ -104,7 +111,8 @@ def _token_id(fields: Fields, kind: str, default: int) -> int:
     return fields.integer(index if index in fields else alias, default, low=0)
 
 
-def _pad_id(fields: Fields, text: Fields) -> int:
+def read_pad_id(fields: Fields, text: Fields) -> int:
+    """The padding id of a whole file or of its text section; 0 where neither has one."""
     pad = fields.optional_integer("pad_token_id")
     if pad is None:
         pad = text.optional_integer("pad_token_id", low=-1)  # LLaMA files say -1 for "none"
@@ -119,9 +127,8 @@ def _select_layers(fields: Fields) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def _vision(fields: Fields | None, where: str) -> VisionConfig:
-    if fields is None:
-        return VisionConfig()
+def read_vision(fields: Fields) -> VisionConfig:
+    """A section like transformers' `CLIPVisionConfig`, with that class's defaults. Raises `ConfigError`."""
     fields.choice("model_type", "clip_vision_model", ("clip_vision_model",))
     fields.refuse(_UNSUPPORTED)
     return VisionConfig(
@@ -147,7 +154,8 @@ def _side(fields: Fields, key: str, default: int) -> int:
     return fields.integer(key, default, high=16_384)
 
 
-def _text(fields: Fields, tie_embeddings: bool) -> TextConfig:
+def read_text(fields: Fields, tie_embeddings: bool) -> TextConfig:
+    """A section like transformers' `LlamaConfig`, with that class's defaults. Raises `ConfigError`."""
     fields.choice("model_type", "llama", ("llama",))
     fields.refuse(_UNSUPPORTED_TEXT)
     hidden_size = fields.integer("hidden_size", 4096)
@@ -204,14 +212,14 @@ def _rope(text: Fields, max_positions: int) -> RopeConfig:
     )
 
 
-def _extras(fields: Fields | None) -> Extras:
+def _extras(fields: Fields | None, family: Format) -> Extras:
+    default = Extras(trained_frames=family.trained_frames)
     if fields is None:
-        return Extras()
+        return default
     known = list(Extras.__dataclass_fields__)
     for key in fields:
         if key not in known:
             raise fields.error(key, f"unknown key (known: {', '.join(known)})")
-    default = Extras()
     return Extras(
         temporal_attention=fields.boolean("temporal_attention", False),
         temporal_frames=fields.integer("temporal_frames", default.temporal_frames, high=MAX_FRAMES),

@@ -4,7 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from filmstrip.checkpoint.defaults import GenerationDefaults
-from filmstrip.checkpoint.hf_config import ARCHITECTURE, MODEL_TYPE, Extras
+from filmstrip.checkpoint.fields import Fields
+from filmstrip.checkpoint.hf_config import Extras
+from filmstrip.checkpoint.hf_sisters import FORMAT_OF_FAMILY
 from filmstrip.config import ModelConfig, RopeConfig, TextConfig, VisionConfig
 from filmstrip.config.checks import require
 
@@ -19,14 +21,25 @@ def config_values(
 ) -> dict[str, Any]:
     """The content of `config.json`; `dtype` is torch's name for it (`float32`).
 
-    Spelt the way transformers 4.41 and all later ones read. Raises `ConfigError` for a model that the format cannot
-    describe: two towers of different configurations, or an aggregation that drops or merges frames.
+    Spelt the way transformers 4.41 and all later ones read (the class that reads it is that of `model.family`). Raises
+    `ConfigError` for a model that the family's format cannot describe: two towers of different configurations, say, or
+    another aggregation than the family's.
     """
+    family = FORMAT_OF_FAMILY[model.family]
     video = model.video_tower
     plain = replace(video, temporal_attention=False, temporal_frames=model.image_tower.temporal_frames)
     same = model.image_tower in (plain, video)
     require(same, "config.json has one vision_config; an image and a video tower that differ cannot be written")
-    require(model.aggregation == "keep-all", f"config.json cannot describe the aggregation {model.aggregation!r}")
+    fixed = {"aggregation": "keep-all", "video_class_token": True, "image_grids": ()}
+    fixed |= family.settings(Fields(family.write_settings(model), "config.json"))
+    for name, value in fixed.items():
+        found = getattr(model, name)
+        require(found == value, f"the config.json of {model.title} cannot describe a model whose {name} is {found!r}")
+    takes_videos = model.video_token_id is not None
+    require(
+        takes_videos == (family.video_token_id is not None) and (model.shared_towers or not family.one_tower),
+        f"the config.json of {model.title} cannot describe this choice of towers and media",
+    )
     extras = Extras(
         temporal_attention=video.temporal_attention,
         temporal_frames=video.temporal_frames,
@@ -35,27 +48,32 @@ def config_values(
         preset=preset,
     )
     layers = model.select_layers
+    videos = {
+        "video_token_index": model.video_token_id,
+        "video_seq_length": model.tokens_per_frame("video") * trained_frames,
+    }
     return {
-        "architectures": [ARCHITECTURE],
-        "model_type": MODEL_TYPE,
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
         "torch_dtype": dtype,
         "image_token_index": model.image_token_id,
-        "video_token_index": model.video_token_id,
+        **(videos if takes_videos else {}),
         "pad_token_id": model.pad_token_id,
         "projector_hidden_act": model.projector.activation,
         "multimodal_projector_bias": model.projector.bias,
         "vision_feature_layer": layers[0] if len(layers) == 1 else list(layers),
         "vision_feature_select_strategy": model.select_strategy,
         "image_seq_length": model.tokens_per_frame("image"),
-        "video_seq_length": model.tokens_per_frame("video") * trained_frames,
+        **family.write_settings(model),
         "tie_word_embeddings": model.text.tie_embeddings,
-        "text_config": _text_values(model.text, generation),
-        "vision_config": _vision_values(video),
+        "text_config": text_values(model.text, generation),
+        "vision_config": vision_values(video),
         "filmstrip": {key: value for key, value in vars(extras).items() if value is not None},
     }
 
 
-def _text_values(text: TextConfig, generation: GenerationDefaults) -> dict[str, Any]:
+def text_values(text: TextConfig, generation: GenerationDefaults) -> dict[str, Any]:
+    """The content of `text_config`, which is also most of a plain LLaMA's `config.json`."""
     eos = list(generation.eos_ids)
     values: dict[str, Any] = {
         "model_type": "llama",
@@ -90,7 +108,8 @@ def _rope_values(rope: RopeConfig) -> dict[str, Any]:
     return values
 
 
-def _vision_values(vision: VisionConfig) -> dict[str, Any]:
+def vision_values(vision: VisionConfig) -> dict[str, Any]:
+    """The content of `vision_config`."""
     return {
         "model_type": "clip_vision_model",
         "hidden_size": vision.hidden_size,

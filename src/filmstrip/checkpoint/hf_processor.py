@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from filmstrip.checkpoint.fields import Fields
+from filmstrip.checkpoint.hf_sisters import read_grids
 from filmstrip.checkpoint.json_file import read_bounded, read_json
-from filmstrip.config import ModelConfig
+from filmstrip.config import Family, ModelConfig
+from filmstrip.config.checks import require
 from filmstrip.errors import CheckpointError, ConfigError
 from filmstrip.media.transform import PixelSpec
 
@@ -23,8 +25,38 @@ OLD_TEMPLATE_FILE = "chat_template.json"
 MAX_TEMPLATE_BYTES = 2**20
 BICUBIC = 3  # PIL's number
 
+_SIDES = ("height", "width")
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
-_IMAGE_TYPES = ("VideoLlavaImageProcessor", "CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor")
+_CLIP_TYPES = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor")
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a family's processors are called: the whole, the image's (written first, all read), the video's."""
+
+    processor: str
+    images: tuple[str, ...]
+    video: str | None
+    padding_images: tuple[str, ...] = ()  # those that know `do_pad`: put the image on a square first
+
+
+_NAMES: dict[Family, _Names] = {
+    "video-llava": _Names(
+        "VideoLlavaProcessor", ("VideoLlavaImageProcessor", *_CLIP_TYPES), "VideoLlavaVideoProcessor"
+    ),
+    "llava": _Names(
+        "LlavaProcessor",
+        (*_CLIP_TYPES, "LlavaImageProcessor", "LlavaImageProcessorFast"),
+        None,
+        padding_images=("LlavaImageProcessor", "LlavaImageProcessorFast"),
+    ),
+    "llava-next-video": _Names(
+        "LlavaNextVideoProcessor",
+        # Early files of the family name the processor of its videos, which has the same numbers.
+        ("LlavaNextImageProcessor", "LlavaNextImageProcessorFast", "LlavaNextVideoImageProcessor"),
+        "LlavaNextVideoVideoProcessor",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -40,23 +72,28 @@ def read_processor_files(directory: Path, model: ModelConfig) -> ProcessorFiles:
     """Read the processor files in either layout and hold them against the model's configuration.
 
     Raises `ConfigError` for a transform that is not supported, for images and videos that are to be transformed
-    differently, and for a crop that is not the tower's image size.
+    differently, and for a crop (or, where images are cut up, a tile) that is not the tower's image size.
     """
     processor = _optional(directory / PROCESSOR_FILE) or Fields({}, str(directory / PROCESSOR_FILE))
     image = processor.section("image_processor") or _optional(directory / IMAGE_FILE)
     video = processor.section("video_processor") or _optional(directory / VIDEO_FILE)
-    warnings = _contradictions(processor, model)
+    warnings = _contradictions(processor, image, model)
     size = model.image_tower.image_size
     if image is None:
         warnings.append(f"{directory} has no {IMAGE_FILE}; CLIP's transform at {size} pixels is used")
-    pixels = PixelSpec(size=size, crop=size) if image is None else _pixel_spec(image)
-    if video is not None:
-        _require_same(_pixel_spec(video), pixels, video)
+    pixels = PixelSpec(size=size, crop=size) if image is None else _pixel_spec(image, model)
+    if video is not None and model.video_token_id is not None:
+        _require_same(_pixel_spec(video, model), pixels, video)
         if video.boolean("do_sample_frames", False):
             warnings.append(f"{video.where} asks for its own frame sampling; the preset decides here")
     if pixels.do_center_crop and pixels.crop != size:
         raise ConfigError(
             f"{directory}: the image processor crops to {pixels.crop} pixels, the vision tower takes {size}"
+        )
+    if model.image_grids and (pixels.size, pixels.crop) != (size, size):
+        raise ConfigError(
+            f"{directory}: the image processor makes tiles of {pixels.size} (crop {pixels.crop}) pixels, the vision "
+            f"tower takes {size}"
         )
     return ProcessorFiles(
         pixels=pixels,
@@ -69,16 +106,20 @@ def _optional(path: Path) -> Fields | None:
     return Fields(read_json(path), str(path)) if path.is_file() else None
 
 
-def _pixel_spec(fields: Fields) -> PixelSpec:
+def _pixel_spec(fields: Fields, model: ModelConfig) -> PixelSpec:
+    names, tiled = _NAMES[model.family], bool(model.image_grids)
     if "image_processor_type" in fields:
-        fields.choice("image_processor_type", "", _IMAGE_TYPES)
+        fields.choice("image_processor_type", "", names.images)
     fields.integer("resample", BICUBIC, low=BICUBIC, high=BICUBIC)
-    fields.refuse({"do_pad": "padding is not supported"})
+    pads = fields.get("image_processor_type") in names.padding_images
+    if not pads and not tiled:  # with tiles, `do_pad` only fills batches up to the same number of them
+        fields.refuse({"do_pad": "padding is not supported"})
     steps = {step: fields.boolean(step, True) for step in _STEPS}
     try:
         return PixelSpec(
-            size=_edge(fields, "size", ("shortest_edge",)),
-            crop=_edge(fields, "crop_size", ("height", "width")),
+            size=_edge(fields, "size", ("shortest_edge",), *([_SIDES] if tiled else [])),
+            crop=_edge(fields, "crop_size", _SIDES),
+            pad_to_square=pads and fields.boolean("do_pad", False),
             mean=_channels(fields, "image_mean", PixelSpec().mean),
             std=_channels(fields, "image_std", PixelSpec().std),
             rescale=fields.number("rescale_factor", 1 / 255),
@@ -89,14 +130,15 @@ def _pixel_spec(fields: Fields) -> PixelSpec:
         raise ConfigError(message if message.startswith(fields.where) else f"{fields.where}: {message}") from error
 
 
-def _edge(fields: Fields, key: str, names: tuple[str, ...]) -> int:
-    """A size: a plain number (old files) or an object with exactly `names`, all equal."""
+def _edge(fields: Fields, key: str, *spellings: tuple[str, ...]) -> int:
+    """A size: a plain number (old files) or an object with exactly the names of one spelling, all equal."""
     value = fields.get(key)
     if not isinstance(value, dict):
         return fields.integer(key, 224, high=16_384)
     edges = Fields(value, f"{fields.where}, {key}")
-    if set(edges) != set(names) or len({repr(number) for number in value.values() if number is not None}) != 1:
-        raise fields.error(key, f"supported: one size under {' and '.join(names)}")
+    names = next((names for names in spellings if set(edges) == set(names)), None)
+    if names is None or len({repr(edges.get(name)) for name in names}) != 1:
+        raise fields.error(key, f"supported: one size under {' or '.join(' and '.join(names) for names in spellings)}")
     return edges.integer(names[0], 224, high=16_384)
 
 
@@ -120,18 +162,21 @@ def _require_same(video: PixelSpec, image: PixelSpec, fields: Fields) -> None:
             )
 
 
-def _contradictions(processor: Fields, model: ModelConfig) -> list[str]:
+def _contradictions(processor: Fields, image: Fields | None, model: ModelConfig) -> list[str]:
     """Settings by which transformers counts placeholders and that disagree with config.json, which is used here."""
     expected = {
         "patch_size": model.image_tower.patch_size,
         "vision_feature_select_strategy": model.select_strategy,
         "num_additional_image_tokens": 1,
     }
-    return [
+    found = [
         f"{processor.where}: {key} is {processor.get(key)!r}, config.json means {value!r}; config.json is used"
         for key, value in expected.items()
         if key in processor and processor.get(key) != value
     ]
+    if model.image_grids and image is not None and read_grids(image) != model.image_grids:
+        found.append(f"{image.where}: image_grid_pinpoints are not those of config.json; config.json is used")
+    return found
 
 
 def _chat_template(directory: Path, processor: Fields) -> str | None:
@@ -162,27 +207,36 @@ def _named_template(fields: Fields) -> str:
 
 
 def processor_values(pixels: PixelSpec, model: ModelConfig) -> dict[str, dict[str, Any]]:
-    """Content of the three processor files, by name, spelt so that transformers 4.41 to 5.23 read them."""
+    """Content of the processor files, by name, spelt so that transformers 4.41 to 5.23 read them."""
+    names = _NAMES[model.family]
     common: dict[str, Any] = {
         "crop_size": {"height": pixels.crop, "width": pixels.crop},
         "do_convert_rgb": True,
         "image_mean": list(pixels.mean),
         "image_std": list(pixels.std),
-        "processor_class": "VideoLlavaProcessor",
+        "processor_class": names.processor,
         "resample": BICUBIC,
         "rescale_factor": pixels.rescale,
         "size": {"shortest_edge": pixels.size},
     }
     common |= {step: getattr(pixels, step) for step in _STEPS}
+    image = common | {"image_processor_type": names.images[0]}
+    if pixels.pad_to_square:
+        require(bool(names.padding_images), f"no image processor of {model.title} puts images on squares")
+        image |= {"image_processor_type": names.padding_images[0], "do_pad": True}
+    if model.image_grids:
+        image |= {"image_grid_pinpoints": [list(grid) for grid in model.image_grids], "do_pad": True}
+    counting = {
+        "image_token": "<image>",
+        "num_additional_image_tokens": 1,
+        "patch_size": model.image_tower.patch_size,
+        "processor_class": names.processor,
+        "vision_feature_select_strategy": model.select_strategy,
+    }
+    if names.video is None:
+        return {IMAGE_FILE: image, PROCESSOR_FILE: counting}
     return {
-        IMAGE_FILE: common | {"image_processor_type": "VideoLlavaImageProcessor"},
-        VIDEO_FILE: common | {"video_processor_type": "VideoLlavaVideoProcessor", "do_sample_frames": False},
-        PROCESSOR_FILE: {
-            "image_token": "<image>",
-            "num_additional_image_tokens": 1,
-            "patch_size": model.image_tower.patch_size,
-            "processor_class": "VideoLlavaProcessor",
-            "video_token": "<video>",
-            "vision_feature_select_strategy": model.select_strategy,
-        },
+        IMAGE_FILE: image,
+        VIDEO_FILE: common | {"video_processor_type": names.video, "do_sample_frames": False},
+        PROCESSOR_FILE: counting | {"video_token": "<video>"},
     }

@@ -10,7 +10,7 @@ MAX_JSON_BYTES = 16 * 2**20  # configurations are kilobytes, the index of a 7B c
 LFS_POINTER = b"version https://git-lfs"
 
 
-class _DuplicateKeyError(ValueError):
+class DuplicateKeyError(ValueError):
     """A JSON object names a key twice."""
 
 
@@ -25,6 +25,7 @@ def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
 def read_bounded(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes; `CheckpointError` otherwise."""
     try:
+        require_inside(path)
         if not path.is_file():
             raise CheckpointError(f"{path} is not there, or not a file")
         with path.open("rb") as file:
@@ -38,11 +39,24 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return raw
 
 
+def require_inside(path: Path) -> None:
+    """Raise `CheckpointError` for a symbolic link that leads out of its own directory.
+
+    The hub's cache keeps `snapshots/<revision>/<file>` as a link to `blobs/<hash>` beside `snapshots`; that is inside.
+    """
+    if not path.is_symlink():
+        return
+    target, home = path.resolve(), path.parent.resolve()
+    caches = [parent.parent.parent / "blobs" for parent in (home, *home.parents) if parent.parent.name == "snapshots"]
+    if not target.is_relative_to(home) and target.parent not in caches:
+        raise CheckpointError(f"{path} is a link to something outside its directory, which is not followed")
+
+
 def parse_json(raw: bytes, source: str) -> dict[str, Any]:
     """The object that `raw` holds; `source` names it in the `CheckpointError` raised otherwise."""
     try:
         content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_refuse)
-    except _DuplicateKeyError as error:
+    except DuplicateKeyError as error:
         raise CheckpointError(f"{source} names the key {error.args[0]!r} twice") from error
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{source} is not UTF-8 text") from error
@@ -62,7 +76,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for key, value in pairs:
         if key in content:
-            raise _DuplicateKeyError(key)
+            raise DuplicateKeyError(key)
         content[key] = value
     return content
 

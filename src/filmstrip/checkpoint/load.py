@@ -1,37 +1,32 @@
 """Weights from a checkpoint into a model that was built on `torch.device("meta")`.
 
 Every key is used, left out for a stated reason, or an error; every parameter is filled or named in an error. Tensors
-are taken from the memory map one at a time, converted if asked, and assigned, so that a load needs at most one
-tensor more than the model itself.
+that need no conversion are assigned from the memory map as they are. Others are read one at a time into memory of
+their own, converted and dropped, so that a load needs at most one tensor more than the model itself.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from filmstrip.checkpoint.describe import describe, dtype_names
 from filmstrip.checkpoint.digest import WeightsDigest
-from filmstrip.checkpoint.files import TensorReader
+from filmstrip.checkpoint.files import TensorReader, announce
 from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
-from filmstrip.checkpoint.read import Checkpoint, describe
+from filmstrip.checkpoint.parts import Ignored, Weights
 from filmstrip.checkpoint.rules import Drop, Mapped
+from filmstrip.checkpoint.write import convert
 from filmstrip.errors import CheckpointError
-from filmstrip.models.video_llava import VideoLlava
+from filmstrip.models import Decoder, VideoLlava
+from filmstrip.models.vision import VisionTower
 from filmstrip.shapes import Tensor
 
 TEMPORAL = ".temporal."
 WITHOUT_TEMPORAL = "the model is built without temporal attention"
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """A tensor of the checkpoint that is not in the model, and why."""
-
-    key: str
-    why: str
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,23 @@ class _Parameter:
     value: nn.Parameter
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """One tensor on disk, the parameter that it is, and the reader of its files."""
+
+    info: TensorInfo
+    mapped: Mapped
+    reader: TensorReader
+
+    def read(self, *, copy: bool) -> Tensor:
+        """The tensor in the model's shape, from the memory map or in memory of its own."""
+        tensor = self.reader.read_copy(self.info.name) if copy else self.reader.read(self.info.name)
+        return self.mapped.transform.to_canonical(tensor)
+
+
 def load_weights(
-    model: VideoLlava,
-    checkpoint: Checkpoint,
+    model: VideoLlava | Decoder | VisionTower,
+    checkpoint: Weights,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -90,31 +99,36 @@ def load_weights(
     """
     parameters = _parameters(model)
     sources, ignored = _plan(parameters, checkpoint)
-    infos = {key: checkpoint.files.tensors[key] for keys in sources.values() for key in keys}
-    target, warnings = _target_dtype(infos.values(), dtype, checkpoint)
-    reader = TensorReader(checkpoint.files)
-    digest = WeightsDigest(sum(info.end - info.begin for info in infos.values()))
+    infos = [stored.info for copies in sources.values() for stored in copies]
+    target, warnings = _target_dtype(infos, dtype, checkpoint)
+    digest = WeightsDigest(sum(info.end - info.begin for info in infos))
+    on_cpu = torch.device(device).type == "cpu"
+    hashed = ((info, block) for info in infos for block in digest.blocks(info.end - info.begin))
+    announce((info.path, info.begin + begin, info.begin + end) for info, (begin, end) in hashed)
     for done, name in enumerate(sorted(sources), start=1):
         first, *copies = sources[name]
-        tensor = _read(reader, checkpoint, first)
-        for copy in copies:
-            _require_equal(tensor, _read(reader, checkpoint, copy), first, copy, checkpoint)
-            ignored.append(Ignored(copy, f"the same weights as {first!r}, which the model shares", infos[copy].numel))
-        digest.add(name, infos[first].dtype, tensor)
-        _assign(model, parameters[name], tensor.to(device=device, dtype=target))
+        converts = not on_cpu or DTYPES[first.info.dtype] != target
+        tensor = first.read(copy=converts)
+        for stored in copies:
+            _require_equal(tensor, stored.read(copy=converts), first.info, stored.info, checkpoint)
+            why = f"the same weights as {first.info.name!r}, which the model shares"
+            ignored.append(Ignored(stored.info.name, why, stored.info.numel))
+        digest.add(name, first.info.dtype, tensor)
+        value = _convert(tensor, target, first.info, checkpoint).to(device)
+        del tensor  # or it would still be there while the next one is read
+        _assign(model, parameters[name], value)
         if on_progress is not None:
             on_progress(done, len(sources))
     _require_no_meta(model)
-    on_disk = "/".join(sorted({str(DTYPES[info.dtype]).removeprefix("torch.") for info in infos.values()}))
     count = sum(parameter.value.numel() for parameter in parameters.values())
     return LoadReport(
-        description=describe(model.config, checkpoint.layout.title, on_disk, count),
+        description=describe(model.config, checkpoint.layout.title, dtype_names(infos), count),
         layout=checkpoint.layout.name,
-        dtype_on_disk=on_disk,
+        dtype_on_disk=dtype_names(infos),
         dtype=str(target).removeprefix("torch."),
         parameters=count,
         used=len(sources),
-        ignored=tuple(ignored),
+        ignored=(*ignored, *checkpoint.unused),
         weights_hash=digest.value(),
         warnings=checkpoint.warnings + warnings,
     )
@@ -128,33 +142,35 @@ def _parameters(model: nn.Module) -> dict[str, _Parameter]:
     return {aliases[0]: _Parameter(tuple(aliases), value) for value, aliases in names.items()}
 
 
-def _plan(parameters: dict[str, _Parameter], checkpoint: Checkpoint) -> tuple[dict[str, list[str]], list[Ignored]]:
-    """Which keys fill which parameter, and which are left out; from names and shapes alone."""
+def _plan(parameters: Mapping[str, _Parameter], checkpoint: Weights) -> tuple[dict[str, list[_Stored]], list[Ignored]]:
+    """Which tensors fill which parameter, and which are left out; from names and shapes alone."""
     owners = {alias: name for name, parameter in parameters.items() for alias in parameter.names}
-    sources: dict[str, list[str]] = defaultdict(list)
+    sources: dict[str, list[_Stored]] = defaultdict(list)
     ignored: list[Ignored] = []
     unexpected: list[str] = []
-    for key, info in checkpoint.files.tensors.items():
-        mapped = checkpoint.layout.to_canonical(key)
-        if isinstance(mapped, Drop):
-            ignored.append(Ignored(key, mapped.why, info.numel))
-        elif isinstance(mapped, Mapped) and mapped.canonical in owners:
-            parameter = parameters[owners[mapped.canonical]]
-            _require_shape(info, mapped, parameter.value, checkpoint)
-            sources[parameter.names[0]].append(key)
-        elif isinstance(mapped, Mapped) and TEMPORAL in mapped.canonical:
-            ignored.append(Ignored(key, WITHOUT_TEMPORAL, info.numel))
-        else:
-            unexpected.append(key)
+    for files, layout in checkpoint.parts:
+        reader = TensorReader(files)
+        for key, info in files.tensors.items():
+            mapped = layout.to_canonical(key)
+            if isinstance(mapped, Drop):
+                ignored.append(Ignored(key, mapped.why, info.numel))
+            elif isinstance(mapped, Mapped) and mapped.canonical in owners:
+                parameter = parameters[owners[mapped.canonical]]
+                _require_shape(info, mapped, parameter.value, checkpoint)
+                sources[parameter.names[0]].append(_Stored(info, mapped, reader))
+            elif isinstance(mapped, Mapped) and TEMPORAL in mapped.canonical:
+                ignored.append(Ignored(key, WITHOUT_TEMPORAL, info.numel))
+            else:
+                unexpected.append(key)
     if unexpected:
         raise CheckpointError(
             f"{checkpoint.directory}: {_some(unexpected)} not part of the model that config.json describes"
         )
     _require_all(parameters, sources, checkpoint)
-    return {name: sorted(keys, key=len) for name, keys in sources.items()}, ignored
+    return {name: sorted(copies, key=lambda stored: len(stored.info.name)) for name, copies in sources.items()}, ignored
 
 
-def _require_all(parameters: dict[str, _Parameter], sources: Iterable[str], checkpoint: Checkpoint) -> None:
+def _require_all(parameters: Mapping[str, _Parameter], sources: Iterable[str], checkpoint: Weights) -> None:
     missing = sorted(parameters.keys() - set(sources))
     if not missing:
         return
@@ -163,8 +179,16 @@ def _require_all(parameters: dict[str, _Parameter], sources: Iterable[str], chec
             f"{checkpoint.directory} has no weights for temporal attention, which the model is built with; "
             "choose the preset 'transformers' or temporal_attention=False"
         )
-    keys = [checkpoint.layout.from_canonical(name).disk for name in missing]
+    keys = [_place(name, checkpoint) for name in missing]
     raise CheckpointError(f"{checkpoint.directory}: {_some(keys)} missing from the checkpoint")
+
+
+def _place(name: str, checkpoint: Weights) -> str:
+    """Where a parameter would be stored: in a part of its own (a tower's directory) if there is one."""
+    for _, layout in checkpoint.parts[1:]:
+        with suppress(CheckpointError):
+            return layout.from_canonical(name).disk
+    return checkpoint.layout.from_canonical(name).disk
 
 
 def _some(keys: list[str]) -> str:
@@ -173,7 +197,7 @@ def _some(keys: list[str]) -> str:
     return f"tensor {shown} is" if len(keys) == 1 else f"{len(keys)} tensors ({shown}) are"
 
 
-def _require_shape(info: TensorInfo, mapped: Mapped, parameter: nn.Parameter, checkpoint: Checkpoint) -> None:
+def _require_shape(info: TensorInfo, mapped: Mapped, parameter: nn.Parameter, checkpoint: Weights) -> None:
     if mapped.transform.canonical_shape(info.shape) != tuple(parameter.shape):
         expected = tuple(mapped.transform.from_canonical(torch.empty_like(parameter, device="meta")).shape)
         raise CheckpointError(
@@ -187,7 +211,7 @@ def _require_shape(info: TensorInfo, mapped: Mapped, parameter: nn.Parameter, ch
 
 
 def _target_dtype(
-    infos: Iterable[TensorInfo], dtype: torch.dtype | None, checkpoint: Checkpoint
+    infos: Iterable[TensorInfo], dtype: torch.dtype | None, checkpoint: Weights
 ) -> tuple[torch.dtype, tuple[str, ...]]:
     """The dtype of the whole model. As stored, or, where the file mixes several, one that holds them all exactly."""
     stored = sorted({info.dtype for info in infos})
@@ -201,16 +225,17 @@ def _target_dtype(
     return target, (f"{checkpoint.directory} mixes the dtypes {', '.join(stored)}; the model is built in {target}",)
 
 
-def _read(reader: TensorReader, checkpoint: Checkpoint, key: str) -> Tensor:
-    mapped = checkpoint.layout.to_canonical(key)
-    assert isinstance(mapped, Mapped)  # the plan has only such keys
-    return mapped.transform.to_canonical(reader.read(key))
+def _convert(tensor: Tensor, dtype: torch.dtype, info: TensorInfo, checkpoint: Weights) -> Tensor:
+    try:
+        return convert(tensor, dtype)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.directory}: tensor {info.name!r}: {error}") from error
 
 
-def _require_equal(first: Tensor, second: Tensor, first_key: str, second_key: str, checkpoint: Checkpoint) -> None:
+def _require_equal(first: Tensor, second: Tensor, one: TensorInfo, other: TensorInfo, checkpoint: Weights) -> None:
     if first.dtype != second.dtype or not torch.equal(first, second):
         raise CheckpointError(
-            f"{checkpoint.directory}: {first_key!r} and {second_key!r} differ, "
+            f"{checkpoint.directory}: {one.name!r} and {other.name!r} differ, "
             "but config.json makes them one (tied embeddings or shared towers)"
         )
 

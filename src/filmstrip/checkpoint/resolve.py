@@ -8,9 +8,12 @@ from pathlib import Path
 from filmstrip.errors import CheckpointError
 
 BUNDLED = ("tiny",)
-# Only what is read here; pickles and code are never fetched.
-ALLOWED_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-IGNORED_FILES = ["*/*"]  # sub-directories: other formats, training states
+CONFIG_FILE = "config.json"
+# Only what is read here; code is never fetched, and pickles of weights only where there are no safetensors.
+_READ_FILES = re.compile(r"[^/]*\.(json|safetensors|jinja)|tokenizer\.model")
+_PICKLES = re.compile(r"pytorch_model[^/]*\.bin")
+# The vision towers of the original release's layout; other sub-directories are other formats and training states.
+_TOWER_DIRECTORIES = ("image_tower/", "video_tower/")
 CONNECT_SECONDS = 3.0
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -20,8 +23,9 @@ def resolve(name: str | Path) -> Path:
     """The checkpoint directory that `name` means.
 
     `tiny` is the bundled model; an existing directory is itself; `owner/name` is downloaded from the Hugging Face hub
-    (safetensors, JSON, templates and tokenizer only) or taken from its cache. Raises `CheckpointError`, one line,
-    when nothing is found; without a network that takes a few seconds at most.
+    (safetensors, JSON, templates and tokenizer only; pickled weights where there are no safetensors) or taken from its
+    cache. Raises `CheckpointError`, one line, when nothing is found; without a network that takes a few seconds at
+    most.
     """
     text = str(name)
     if text in BUNDLED:
@@ -34,8 +38,8 @@ def resolve(name: str | Path) -> Path:
             raise CheckpointError(f"{path} is a file; a checkpoint is a directory")
     except OSError as error:  # a name too long, a parent that may not be entered
         raise CheckpointError(f"cannot open {text[:200]!r}: {error.strerror or error}") from error
-    if isinstance(name, str) and _HUB_ID.fullmatch(text) and ".." not in text:
-        return _download(text)
+    if isinstance(name, str) and is_hub_id(text):
+        return fetch(text)
     raise CheckpointError(
         f"no checkpoint {text[:200]!r}: not a directory, not a hub id (owner/name), not bundled ({', '.join(BUNDLED)})"
     )
@@ -48,13 +52,22 @@ def _bundled(name: str) -> Path:
     return path
 
 
-def _download(repo_id: str) -> Path:
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form owner/name, and is no path."""
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name
+
+
+def fetch(repo_id: str, *, weights: bool = True) -> Path:
+    """The newest snapshot of a hub repository, downloaded or from the hub's cache; local directories do not count.
+
+    Without `weights` only `config.json` is downloaded. Raises `CheckpointError`, one line.
+    """
     # Imported here: reading a local checkpoint should not wait for an HTTP client.
     from huggingface_hub import HfApi, errors, snapshot_download
 
     try:
         # snapshot_download asks the hub without a time limit; asking first, with one, finds a dead network in seconds.
-        HfApi().model_info(repo_id, timeout=CONNECT_SECONDS)
+        info = HfApi().model_info(repo_id, timeout=CONNECT_SECONDS)
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{repo_id} is gated: accept its terms on the hub and log in with `hf auth login`"
@@ -63,16 +76,28 @@ def _download(repo_id: str) -> Path:
         raise CheckpointError(f"{repo_id} is neither a directory here nor a (public) repository on the hub") from error
     except Exception as error:  # the client's network errors have other classes in each of its versions
         return _cached(repo_id, error)
+    names = [file.rfilename for file in info.siblings or ()]
     try:
         directory = snapshot_download(
             repo_id,
-            allow_patterns=ALLOWED_FILES,
-            ignore_patterns=IGNORED_FILES,
+            allow_patterns=wanted_files(names) if weights else [CONFIG_FILE],
             etag_timeout=CONNECT_SECONDS,
         )
     except Exception as error:  # as above; also a full disk, a lock, a cache that cannot be written
         raise CheckpointError(f"cannot download {repo_id}: {_one_line(error)}") from error
     return Path(directory)
+
+
+def wanted_files(names: list[str]) -> list[str]:
+    """Those files of a repository that a checkpoint consists of."""
+    wanted = []
+    for prefix in ("", *_TOWER_DIRECTORIES):
+        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        pickles = not any("/" not in name and name.endswith(".safetensors") for name in inside)
+        wanted += [
+            prefix + name for name in inside if _READ_FILES.fullmatch(name) or (pickles and _PICKLES.fullmatch(name))
+        ]
+    return wanted
 
 
 def _cached(repo_id: str, reason: Exception) -> Path:

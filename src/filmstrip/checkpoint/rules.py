@@ -6,7 +6,7 @@ invertible (`from_canonical` undoes `to_canonical`).
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -101,6 +101,11 @@ class Layout:
                 return Mapped(_fill(rule.disk, values), name, rule.transform)
         raise CheckpointError(f"the {self.title} has no place for the parameter {name!r}")
 
+    def placed(self, prefix: str) -> "Layout":
+        """The same names on disk for a component of a larger model, whose parameters begin with `prefix` there."""
+        rules = tuple(Rule(rule.disk, prefix + rule.canonical, rule.transform) for rule in self.rules)
+        return Layout(self.name, self.title, rules, self.drops)
+
     @cached_property
     def _by_disk(self) -> dict[str, Rule | Drop]:
         return {rule.disk: rule for rule in self.rules} | {drop.disk: drop for drop in self.drops}
@@ -119,17 +124,25 @@ def detect_layout(keys: Iterable[str], layouts: Iterable[Layout], source: str) -
     names = sorted(keys)
     if not names:
         raise CheckpointError(f"{source} holds no tensors")
-    attempts: list[tuple[int, Layout, list[str]]] = []
-    for layout in layouts:
-        unknown = [name for name in names if layout.to_canonical(name) is None]
-        if not unknown:
-            return layout
-        attempts.append((len(unknown), layout, unknown))
-    count, layout, unknown = min(attempts, key=lambda attempt: attempt[0])
+    layout, unknown = closest_layout(names, layouts)
+    if not unknown:
+        return layout
+    count = len(unknown)
     shown = ", ".join(repr(name[:120]) for name in unknown[:3]) + (", …" if count > 3 else "")
     if count == len(names):
         raise CheckpointError(f"{source}: none of its {count} tensors belongs to a layout known here: {shown}")
     raise CheckpointError(f"{source}: {count} of {len(names)} tensors do not belong to the {layout.title}: {shown}")
+
+
+def closest_layout(names: Sequence[str], layouts: Iterable[Layout]) -> tuple[Layout, list[str]]:
+    """The first layout that knows every name, else the one that knows most; and the names it does not know."""
+    attempts: list[tuple[Layout, list[str]]] = []
+    for layout in layouts:
+        unknown = [name for name in names if layout.to_canonical(name) is None]
+        if not unknown:
+            return layout, []
+        attempts.append((layout, unknown))
+    return min(attempts, key=lambda attempt: len(attempt[1]))
 
 
 def _require_unique(layout: str, patterns: list[str]) -> None:

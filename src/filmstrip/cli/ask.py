@@ -35,6 +35,8 @@ def ask(
     transform: options.Transform = None,
     prompt: options.PromptName = None,
     temporal: options.Temporal = None,
+    image_tower: options.ImageTower = None,
+    video_tower: options.VideoTower = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     frames: options.Frames = None,
@@ -67,7 +69,14 @@ def ask(
     if run_card is not None:
         check_output(run_card)
     opened = open_model(
-        model, device=device, preset=preset, image_transform=transform, prompt=prompt, temporal_attention=temporal
+        model,
+        device=device,
+        preset=preset,
+        image_transform=transform,
+        prompt=prompt,
+        temporal_attention=temporal,
+        image_tower=image_tower,
+        video_tower=video_tower,
     )
     selection = frame_selection(opened.selection, sampler, frames, fps, at)
     with status("reading media"):

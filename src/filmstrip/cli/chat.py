@@ -24,6 +24,8 @@ def chat(
     transform: options.Transform = None,
     prompt: options.PromptName = None,
     temporal: options.Temporal = None,
+    image_tower: options.ImageTower = None,
+    video_tower: options.VideoTower = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     frames: options.Frames = None,
@@ -57,7 +59,14 @@ def chat(
     for path in media or ():
         check_file(Path(path), DEFAULT_LIMITS)
     opened = open_model(
-        model, device=device, preset=preset, image_transform=transform, prompt=prompt, temporal_attention=temporal
+        model,
+        device=device,
+        preset=preset,
+        image_transform=transform,
+        prompt=prompt,
+        temporal_attention=temporal,
+        image_tower=image_tower,
+        video_tower=video_tower,
     )
     selection = frame_selection(opened.selection, sampler, frames, fps, at)
     sampling = {

@@ -8,7 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from filmstrip import __version__
-from filmstrip.cli import ask, chat, demo, show
+from filmstrip.cli import (
+    ask,
+    assemble,
+    chat,
+    check,
+    convert,
+    demo,
+    eval,
+    memory,
+    merge,
+    params,
+    parity,
+    show,
+    train,
+    world,
+)
 from filmstrip.errors import FilmstripError
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]  # newer versions of typer carry their own copy of click
@@ -23,7 +38,17 @@ app = typer.Typer(
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("show")(show.show)
+app.command("check")(check.check)
+app.command("params")(params.params)
+app.command("memory")(memory.memory)
+app.command("parity")(parity.parity)
+app.command("convert")(convert.convert)
+app.command("assemble")(assemble.assemble)
 app.command("demo")(demo.demo)
+app.add_typer(world.app, name="world")
+app.command("train")(train.train)
+app.command("merge")(merge.merge)
+app.command("eval")(eval.evaluate)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -42,6 +42,24 @@ Temporal = Annotated[
         help="Temporal attention of the video tower on or off [dim](preset's)[/dim]",
     ),
 ]
+ImageTower = Annotated[
+    str | None,
+    _option(
+        _PROGRAM,
+        "--image-tower",
+        metavar="MODEL",
+        help="Original layout: directory or hub id of the image tower [dim](the checkpoint's)[/dim]",
+    ),
+]
+VideoTower = Annotated[
+    str | None,
+    _option(
+        _PROGRAM,
+        "--video-tower",
+        metavar="MODEL",
+        help="Original layout: directory or hub id of the video tower [dim](the checkpoint's)[/dim]",
+    ),
+]
 Device = Annotated[
     str | None, _option(_PROGRAM, metavar="NAME", help="cpu, cuda, cuda:1, ... [dim](the first GPU, else cpu)[/dim]")
 ]

@@ -9,72 +9,89 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import status
+from filmstrip.cli.terminal import status, warn
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from filmstrip.checkpoint.read import Checkpoint
+    from filmstrip.checkpoint.towers import TowerCheckpoint
 
 
 def show(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=options.MODEL_HELP)] = "tiny",
+    image_tower: options.ImageTower = None,
+    video_tower: options.VideoTower = None,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Show a model's configuration and its parameters by component. Weights are not read.
+
+    A text tower (LLaMA) or a vision tower (CLIP) on its own is shown as well.
 
     \b[bold]Examples[/bold]
     filmstrip show tiny
     filmstrip show LanguageBind/Video-LLaVA-7B-hf --json
     """
     with status("starting"):
-        from filmstrip.checkpoint.read import read_checkpoint
+        from filmstrip.checkpoint.pku_towers import TowerSources
+        from filmstrip.checkpoint.read import read_any
         from filmstrip.checkpoint.resolve import resolve
     directory = resolve(model)
     with status("reading"):
-        content = summarise(read_checkpoint(directory))
+        content = summarise(read_any(directory, TowerSources(image_tower, video_tower)))
     if as_json:
         sys.stdout.write(json.dumps(content) + "\n")
         return
     _print(content)
 
 
-def summarise(checkpoint: "Checkpoint") -> dict[str, Any]:
+def summarise(checkpoint: "Checkpoint | TowerCheckpoint") -> dict[str, Any]:
     """Configuration and parameter counts as plain data; the model is built on the meta device."""
-    from filmstrip.api.weightless import weightless
     from filmstrip.checkpoint.header import DTYPES
-    from filmstrip.checkpoint.read import describe
-    from filmstrip.models import VideoLlava
 
-    with weightless():
-        model = VideoLlava(checkpoint.config)
-    parts: dict[str, nn.Module] = {
-        "image_tower": model.image_tower,
-        "video_tower": model.video_tower,
-        "projector": model.projector,
-        "text_tower": model.text_tower,
-    }
-    if checkpoint.config.shared_towers:
-        del parts["video_tower"]
     rows = {
-        name: {"parameters": sum(p.numel() for p in part.parameters()), "tensors": len(list(part.parameters()))}
-        for name, part in parts.items()
+        name: {"parameters": count.parameters, "tensors": count.tensors}
+        for name, count in _components(checkpoint).items()
     }
-    stored = checkpoint.files.tensors.values()
-    total = sum(row["parameters"] for row in rows.values())
-    dtypes = sorted({str(DTYPES[info.dtype]).removeprefix("torch.") for info in stored})
+    stored = [info for files, _ in checkpoint.parts for info in files.tensors.values()]
+    total = {key: sum(row[key] for row in rows.values()) for key in ("parameters", "tensors")}
     return {
-        "description": describe(checkpoint.config, checkpoint.layout.title, "/".join(dtypes), total),
+        "description": checkpoint.describe(),
         "directory": str(checkpoint.directory),
         "layout": checkpoint.layout.name,
         "config": asdict(checkpoint.config),
+        **_media(checkpoint),
+        "parameters": rows | {"total": total},
+        "stored": {
+            "tensors": len(stored),
+            "bytes": sum(info.end - info.begin for info in stored),
+            "dtypes": sorted({str(DTYPES[info.dtype]).removeprefix("torch.") for info in stored}),
+        },
+        "warnings": list(checkpoint.warnings),
+    }
+
+
+def _components(checkpoint: "Checkpoint | TowerCheckpoint") -> "dict[str, Count]":
+    """The parameters of each component, shared ones once."""
+    from filmstrip.checkpoint.towers import TowerCheckpoint
+    from filmstrip.diagnostics.params import count_modules, count_parameters
+
+    model = checkpoint.build_meta()
+    if isinstance(checkpoint, TowerCheckpoint):
+        return {f"{checkpoint.kind}_tower": count_parameters(model).total}
+    return count_modules(model)
+
+
+def _media(checkpoint: "Checkpoint | TowerCheckpoint") -> dict[str, Any]:
+    """What a multimodal checkpoint says about media and prompts; nothing for a tower on its own."""
+    from filmstrip.checkpoint.towers import TowerCheckpoint
+
+    if isinstance(checkpoint, TowerCheckpoint):
+        return {}
+    return {
         "tokens_per_image": checkpoint.config.tokens_per_frame("image"),
         "tokens_per_video_frame": checkpoint.config.tokens_per_frame("video"),
         "trained_frames": checkpoint.extras.trained_frames,
         "chat_template": checkpoint.processor.chat_template is not None,
-        "parameters": rows | {"total": {"parameters": total, "tensors": sum(row["tensors"] for row in rows.values())}},
-        "stored": {"tensors": len(stored), "bytes": sum(info.end - info.begin for info in stored), "dtypes": dtypes},
     }
 
 
@@ -98,8 +115,11 @@ def _print(content: dict[str, Any]) -> None:
     for name, value in _flat(config):
         shown.add_row(name, str(value))
     for key in ("tokens_per_image", "tokens_per_video_frame", "trained_frames", "chat_template"):
-        shown.add_row(key, str(content[key]))
+        if key in content:
+            shown.add_row(key, str(content[key]))
     console.print(shown)
+    for text in content["warnings"]:
+        warn(text)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

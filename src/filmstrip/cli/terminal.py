@@ -1,13 +1,21 @@
 """What the verbs print: notes, warnings and progress on standard error, answers as they come, the token map."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -49,7 +57,20 @@ def status(text: str) -> Iterator[None]:
         yield
 
 
-def open_model(name: str, *, device: str | None, preset: str | None, **choices: object) -> "OpenedModel":
+@contextmanager
+def byte_progress(text: str, before: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes with speed and time left, on standard error; yields what is to be called with done and total.
+
+    `before` stands in the place of `text` until the first call.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal)
+    with bar:
+        task = bar.add_task(visible(before or text), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total, description=visible(text))
+
+
+def open_model(name: str, *, device: str | None, preset: str | None, **choices: Any) -> "OpenedModel":
     """Find a model and check everything but its weights, so that whatever is wrong is said at once."""
     with status("starting"):
         from filmstrip import api

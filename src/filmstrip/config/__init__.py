@@ -1,13 +1,14 @@
 """Frozen dataclasses that describe a model and a run. No tensors, no files."""
 
 from filmstrip.config.generation import SamplingConfig
-from filmstrip.config.model import MediaKind, ModelConfig, ProjectorConfig
+from filmstrip.config.model import Family, MediaKind, ModelConfig, ProjectorConfig
 from filmstrip.config.preset import PRESETS, Preset, get_preset
 from filmstrip.config.text import RopeConfig, TextConfig
 from filmstrip.config.vision import VisionConfig
 
 __all__ = [
     "PRESETS",
+    "Family",
     "MediaKind",
     "ModelConfig",
     "Preset",

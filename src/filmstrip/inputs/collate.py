@@ -13,13 +13,23 @@ from filmstrip.shapes import Float, Int, Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Model input. Features are consumed in the order of batch row, then position in the prompt (sheet 3.4)."""
+    """Model input. Features are consumed in the order of batch row, then position in the prompt (sheet 3.4).
+
+    `pixel_values_images` are the tiles of all images one after another (N = I unless the model cuts images up);
+    `image_sizes`, each image's height and width in pixels, stay on the CPU: they only decide shapes.
+    """
 
     input_ids: Int[Tensor, "B T"]
     attention_mask: Int[Tensor, "B T"]
-    pixel_values_images: Float[Tensor, "I C Y X"] | None
+    pixel_values_images: Float[Tensor, "N C Y X"] | None
     pixel_values_videos: Float[Tensor, "V F C Y X"] | None
     plans: tuple[PromptPlan, ...]
+    image_sizes: Int[Tensor, "I 2"] | None = None
+
+    @property
+    def media(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Pixels of images and of videos, and the images' sizes: what `VideoLlava.embed` takes after the ids."""
+        return self.pixel_values_images, self.pixel_values_videos, self.image_sizes
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
         """The batch on another device; pixels (not ids) also in another dtype."""
@@ -54,9 +64,10 @@ def collate(prompts: Sequence[Prompt], pad_id: int) -> Batch:
     return Batch(
         input_ids_BT,
         attention_mask_BT,
-        torch.stack(images) if images else None,
+        torch.cat(images) if images else None,
         torch.stack(videos) if videos else None,
         tuple(prompt.plan for prompt in prompts),
+        torch.tensor([size for prompt in prompts for size in prompt.image_sizes]) if images else None,
     )
 
 
@@ -65,7 +76,7 @@ def _check_equal_shapes(prompts: Sequence[Prompt]) -> None:
     for row, prompt in enumerate(prompts):
         for kind, group in (("image", prompt.pixels_images), ("video", prompt.pixels_videos)):
             for index, pixels in enumerate(group):
-                shape = tuple(pixels.shape)
+                shape = tuple(pixels.shape[1:] if kind == "image" else pixels.shape)  # images may differ in tiles
                 name = f"{kind} {index} of prompt {row}"
                 reference, expected = first.setdefault(kind, (name, shape))
                 if shape == expected:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from filmstrip.config import MediaKind
+from filmstrip.config.tiles import Tiling
 from filmstrip.errors import PromptError
 
 KINDS: tuple[MediaKind, ...] = ("image", "video")
@@ -19,7 +20,9 @@ _LISTED = 4
 class MediumTokens:
     """One image or video as the prompt sees it: frames and visual tokens.
 
-    `name` and `times` (seconds of each frame) are for display only.
+    An image that is cut into tiles has, after the `tokens_per_frame` of its base tile, `rows` rows of `row_length`
+    tokens (patches, then the newline); `tiling` says how they lie. `name` and `times` (seconds of each frame) are for
+    display only.
     """
 
     kind: MediaKind
@@ -27,19 +30,32 @@ class MediumTokens:
     tokens_per_frame: int
     name: str = ""
     times: tuple[float, ...] = ()
+    tiling: Tiling | None = None
+    rows: int = 0
+    row_length: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Visual tokens of the whole medium."""
-        return self.num_frames * self.tokens_per_frame
+        return self.num_frames * self.tokens_per_frame + self.rows * self.row_length
+
+    def parts(self) -> list[tuple[str, int]]:
+        """What a reader would tell apart, in prompt order: a name after the medium's own, and a number of tokens."""
+        if self.kind == "video":
+            return [(f" frame {frame}", self.tokens_per_frame) for frame in range(self.num_frames)]
+        if self.tiling is None:
+            return [("", self.tokens_per_frame)]
+        grid = [(" tiles", self.rows * self.row_length)] if self.rows else []
+        return [(" base", self.tokens_per_frame), *grid]
 
 
 @dataclass(frozen=True)
 class Span:
     """Token positions `start` to `end` (exclusive) of the expanded prompt.
 
-    `label` says what they are (`template`, `user 1`, `image 0`, `video 0 frame 3`), `source` which text they or their
-    placeholder come from. Visual spans carry their medium's index within its kind, and the frame.
+    `label` says what they are (`template`, `user 1`, `image 0`, `image 0 tiles`, `video 0 frame 3`), `source` which
+    text they or their placeholder come from. Visual spans carry their medium's index within its kind, and the frame
+    (of a video) or part (of an image in tiles: 0 is the base tile, 1 the others).
     """
 
     start: int
@@ -75,15 +91,17 @@ def plan_prompt(
     labels_of_ids: Sequence[str],
     media: Sequence[MediumTokens],
     image_token_id: int,
-    video_token_id: int,
+    video_token_id: int | None,
 ) -> PromptPlan:
     """Repeat each placeholder once per visual token and note what every position is.
 
     The k-th image placeholder belongs to the k-th image, the k-th video placeholder to the k-th video; a video's
-    frames follow one another with nothing between (reference: `VideoLlavaProcessor`, sheet 5.3). Raises `PromptError`
-    when placeholders and media do not match, saying which belongs to which.
+    frames follow one another with nothing between (reference: `VideoLlavaProcessor`, sheet 5.3), and so do an image's
+    tiles. Raises `PromptError` when placeholders and media do not match, saying which belongs to which.
     """
-    placeholder_ids: dict[int, MediaKind] = {image_token_id: "image", video_token_id: "video"}
+    placeholder_ids: dict[int, MediaKind] = {image_token_id: "image"}
+    if video_token_id is not None:
+        placeholder_ids[video_token_id] = "video"
     _check_counts(ids, labels_of_ids, media, placeholder_ids)
     queues = {kind: enumerate([medium for medium in media if medium.kind == kind]) for kind in KINDS}
     expanded: list[int] = []
@@ -99,10 +117,9 @@ def plan_prompt(
             continue
         index, medium = next(queues[kind])
         expanded.extend([token_id] * medium.num_tokens)
-        for frame in range(medium.num_frames):
-            label = f"{kind} {index}" + (f" frame {frame}" if kind == "video" else "")
-            at = start + frame * medium.tokens_per_frame
-            spans.append(Span(at, at + medium.tokens_per_frame, label, source, kind, index, frame))
+        for number, (name, tokens) in enumerate(medium.parts()):
+            spans.append(Span(start, start + tokens, f"{kind} {index}{name}", source, kind, index, number))
+            start += tokens
     return PromptPlan(tuple(expanded), tuple(spans), sum(medium.num_tokens for medium in media), tuple(media))
 
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from filmstrip.config import MediaKind, ModelConfig, Preset
+from filmstrip.config.checks import require
+from filmstrip.config.tiles import Size
 from filmstrip.errors import PromptError
 from filmstrip.inputs.plan import MediumTokens, PromptPlan, plan_prompt, plan_warnings
 from filmstrip.media.clip import Clip
+from filmstrip.media.tiles import tile_pixels
 from filmstrip.media.transform import PixelSpec, to_pixels
 from filmstrip.shapes import Float, Tensor
 from filmstrip.text.encode import tokenize
@@ -20,14 +23,16 @@ from filmstrip.text.tokenizer import Tokenizer
 class Prompt:
     """One row of model input.
 
-    `pixels_images` has one tensor per image, `pixels_videos` one per video (F frames each), in prompt order.
-    `rendered` is the text before tokenisation; `warnings` say what is unusual (media, length, frame count).
+    `pixels_images` has one tensor per image (N tiles each, one unless the model cuts images up), `pixels_videos` one
+    per video (F frames each), in prompt order. `image_sizes` are the images' heights and widths in pixels. `rendered`
+    is the text before tokenisation; `warnings` say what is unusual (media, length, frame count).
     """
 
     plan: PromptPlan
     rendered: Rendered
-    pixels_images: tuple[Float[Tensor, "C Y X"], ...] = ()
+    pixels_images: tuple[Float[Tensor, "_ C Y X"], ...] = ()
     pixels_videos: tuple[Float[Tensor, "_ C Y X"], ...] = ()
+    image_sizes: tuple[Size, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -49,15 +54,13 @@ class Processor:
         self.model_config = model_config
         self.chat_template = chat_template
         self.trained_frames = trained_frames or model_config.video_tower.temporal_frames
-        self.placeholders = Placeholders(
-            image=tokenizer.id_to_token(model_config.image_token_id) or "<image>",
-            video=tokenizer.id_to_token(model_config.video_token_id) or "<video>",
-        )
+        names = {kind: tokenizer.id_to_token(token_id) for kind, token_id in self.media_ids.items()}
+        self.placeholders = Placeholders(names.get("image") or "<image>", names.get("video") or "<video>")
 
     @property
     def media_ids(self) -> Mapping[MediaKind, int]:
-        """The placeholder id of each kind."""
-        return {"image": self.model_config.image_token_id, "video": self.model_config.video_token_id}
+        """The placeholder id of each kind of media that the model takes."""
+        return self.model_config.placeholder_ids
 
     def prepare(
         self,
@@ -72,7 +75,7 @@ class Processor:
 
         Media belong to the first user turn, unless turns name theirs (`Turn.media`); images and videos each keep the
         order given. `generator` is for transforms that draw at random. Raises `PromptError` when placeholders and
-        media do not match, `CheckpointError` when the tokenizer lacks a placeholder.
+        media do not match or the model does not take them, `CheckpointError` when the tokenizer lacks a placeholder.
         """
         plan, rendered = self.plan([self.medium_tokens(clip) for clip in media], turns, add_generation_prompt)
         warnings = [f"{clip.path}: {text}" for clip in media for text in clip.warnings]
@@ -82,12 +85,32 @@ class Processor:
             max_new_tokens=max_new_tokens,
             trained_frames=self.trained_frames,
         )
-        pixels: dict[MediaKind, list[Float[Tensor, "_ C Y X"]]] = {"image": [], "video": []}
-        for clip in media:
-            transform = self.preset.image_transform
-            pixels[clip.kind].append(to_pixels(clip.frames, clip.kind, self.pixel_spec, transform, generator))
-        images = tuple(pixels_FCYX[0] for pixels_FCYX in pixels["image"])
-        return Prompt(plan, rendered, images, tuple(pixels["video"]), tuple(warnings))
+        images = [clip for clip in media if clip.kind == "image"]
+        return Prompt(
+            plan,
+            rendered,
+            tuple(self.pixels(clip, generator) for clip in images),
+            tuple(self.pixels(clip, generator) for clip in media if clip.kind == "video"),
+            tuple(_size(clip) for clip in images),
+            tuple(warnings),
+        )
+
+    def pixels(self, clip: Clip, generator: torch.Generator | None = None) -> Float[Tensor, "_ C Y X"]:
+        """What a tower reads of a clip: its frames, or the tiles of an image that the model cuts up.
+
+        Raises `ConfigError` when tiles are to be made by a transform that has none, `MediaError` for pixels past the
+        limits.
+        """
+        transform = self.preset.image_transform
+        tiling = self.model_config.tiling(_size(clip)) if clip.kind == "image" else None
+        if tiling is None:
+            return to_pixels(clip.frames, clip.kind, self.pixel_spec, transform, generator)
+        require(
+            transform == "clip-pil-bicubic",
+            f"{self.model_config.title} cuts images into tiles, which the transform {transform!r} does not know; "
+            "choose 'clip-pil-bicubic'",
+        )
+        return tile_pixels(clip.frames[0], self.pixel_spec, tiling)
 
     def plan(
         self, media: Sequence[MediumTokens], turns: Sequence[Turn], add_generation_prompt: bool = True
@@ -110,23 +133,42 @@ class Processor:
             split_at_media=self.preset.split_at_media,
             add_special=not (style == "chat-template" and self._starts_with_bos(rendered.text)),
         )
-        plan = plan_prompt(labelled.ids, labelled.labels, media, self.media_ids["image"], self.media_ids["video"])
+        config = self.model_config
+        plan = plan_prompt(labelled.ids, labelled.labels, media, config.image_token_id, config.video_token_id)
         return plan, rendered
 
+    def require_kind(self, clip: Clip) -> None:
+        """Raise `PromptError` for a clip of a kind that the model does not take."""
+        if clip.kind not in self.media_ids:
+            raise PromptError(f"{clip.path} is a video, and {self.model_config.title} takes images only")
+
     def medium_tokens(self, clip: Clip) -> MediumTokens:
-        """How many visual tokens a clip takes in this model."""
-        return MediumTokens(
+        """How many visual tokens a clip takes in this model. Raises `PromptError` for a kind it does not take."""
+        self.require_kind(clip)
+        config = self.model_config
+        medium = MediumTokens(
             kind=clip.kind,
             num_frames=clip.frames.shape[0],
-            tokens_per_frame=self.model_config.tokens_per_frame(clip.kind),
+            tokens_per_frame=config.tokens_per_frame(clip.kind),
             name=clip.path,
             times=clip.times,
         )
+        tiling = config.tiling(_size(clip)) if clip.kind == "image" else None
+        if tiling is None:
+            return medium
+        rows, columns = tiling.num_patches(config.image_tower.patches_per_side)
+        return replace(medium, tiling=tiling, rows=rows, row_length=columns + 1)
 
     def _starts_with_bos(self, text: str) -> bool:
         """A template that writes BOS itself must not get a second one (as in transformers)."""
         bos = self.tokenizer.special_tokens.get("bos_token")
         return bool(bos) and text.startswith(str(bos))
+
+
+def _size(clip: Clip) -> Size:
+    """(height, width) of a clip's frames in pixels."""
+    height, width = clip.frames.shape[1:3]
+    return height, width
 
 
 def place_media(turns: Sequence[Turn], kinds: Sequence[MediaKind]) -> list[Turn]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from filmstrip.inputs.plan import PromptPlan, Span
+from filmstrip.inputs.plan import MediumTokens, PromptPlan, Span
 from filmstrip.text.tokenizer import Tokenizer
 
 # Longer texts are shown by their two ends.
@@ -55,12 +55,22 @@ def to_dict(plan: PromptPlan) -> dict[str, Any]:
     }
 
 
+def _detail(medium: MediumTokens, part: int) -> str:
+    """What is shown after a medium's name: a frame's time, or how an image lies on its tiles."""
+    if medium.kind == "video":
+        return f" at {medium.times[part]:.2f} s" if part < len(medium.times) else ""
+    if medium.tiling is None:
+        return ""
+    if part == 0:
+        return " whole on one tile"
+    grid = f"{medium.tiling.rows}x{medium.tiling.columns}"
+    return f" on {grid} tiles, {medium.rows} rows of {medium.row_length - 1} and a newline"
+
+
 def _excerpt(plan: PromptPlan, span: Span, tokenizer: Tokenizer) -> str:
     if span.kind is not None and span.medium is not None:
-        medium = plan.media_of(span.kind)[span.medium]
-        frame = span.frame or 0
-        time = f" at {medium.times[frame]:.2f} s" if span.kind == "video" and frame < len(medium.times) else ""
-        return f"{medium.name}{time}".strip()
+        medium, part = plan.media_of(span.kind)[span.medium], span.frame or 0
+        return f"{medium.name}{_detail(medium, part)}".strip()
     text = tokenizer.decode(plan.input_ids[span.start : span.end], skip_special=False)
     if len(text) <= _EXCERPT:
         return text

@@ -27,6 +27,8 @@ CLIP_MEAN: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 # One resized frame: 224 pixels by 74,898. More is a mistake or an attack, and floats of it fill the memory.
 MAX_RESIZED_PIXELS = 2**24
+# One image on a square of its longer side, bytes. The largest accepted photo of 4 to 3 is two thirds of it.
+MAX_SQUARE_PIXELS = 2**27
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class PixelSpec:
     """The numbers of a preprocessor configuration. Defaults are OpenAI CLIP's at 224 pixels.
 
     `size` is the length of the shortest edge after resizing, `crop` the side of the square cut out of it, `rescale`
-    the factor that takes a byte to 0..1; each step can be switched off.
+    the factor that takes a byte to 0..1; each step can be switched off. `pad_to_square` first puts an image (not a
+    video) in the middle of a square of the mean colour, so that the crop loses nothing (LLaVA-1.5's `pad`).
     """
 
     size: int = 224
@@ -46,6 +49,7 @@ class PixelSpec:
     do_center_crop: bool = True
     do_rescale: bool = True
     do_normalize: bool = True
+    pad_to_square: bool = False
 
     def __post_init__(self) -> None:
         require_positive("resize shortest edge", self.size)
@@ -74,7 +78,8 @@ def to_pixels(
         steps = clip_image if kind == "image" else clip_video_frame
     else:
         steps = languagebind_image if kind == "image" else languagebind_video_frame
-    pixels_FCYX = torch.stack([steps(frame_YXC, spec) for frame_YXC in frames_FYXC])
+    frames = [on_square(frame_YXC, spec) for frame_YXC in frames_FYXC] if kind == "image" else frames_FYXC
+    pixels_FCYX = torch.stack([steps(frame_YXC, spec) for frame_YXC in frames])
     if transform == "languagebind-random-flip" and kind == "video":
         return random_flip(pixels_FCYX, generator)
     return pixels_FCYX
@@ -83,16 +88,40 @@ def to_pixels(
 def clip_image(frame_YXC: UInt8[np.ndarray, "Yin Xin C"], spec: PixelSpec) -> Float[Tensor, "C Y X"]:
     """One image as transformers' `VideoLlavaImageProcessor` does it: Pillow on bytes, then float32."""
     if spec.do_resize:
-        height, width = resized_size(frame_YXC.shape[0], frame_YXC.shape[1], spec.size)
-        image = Image.fromarray(np.ascontiguousarray(frame_YXC)).resize((width, height), Image.Resampling.BICUBIC)
-        frame_YXC = np.asarray(image)
+        frame_YXC = resize_bytes(frame_YXC, resized_size(frame_YXC.shape[0], frame_YXC.shape[1], spec.size))
     pixels_CYX = torch.tensor(frame_YXC).permute(2, 0, 1)
     if spec.do_center_crop:
         pixels_CYX = centre_crop(pixels_CYX, spec.crop, offset=lambda spare: spare // 2)
-    if spec.do_rescale:
-        pixels_CYX = pixels_CYX.double() * spec.rescale
+    return clip_values(pixels_CYX, spec)
+
+
+def clip_values(bytes_CYX: UInt8[Tensor, "*tiles C Y X"], spec: PixelSpec) -> Float[Tensor, "*tiles C Y X"]:
+    """Bytes to a tower's values as transformers' image processors make them: a product in float64, then float32."""
+    pixels_CYX = bytes_CYX.double() * spec.rescale if spec.do_rescale else bytes_CYX
     pixels_CYX = pixels_CYX.float()
     return normalise(pixels_CYX, spec.mean, spec.std) if spec.do_normalize else pixels_CYX
+
+
+def resize_bytes(frame_YXC: UInt8[np.ndarray, "Yin Xin C"], size: tuple[int, int]) -> UInt8[np.ndarray, "Y X C"]:
+    """Resize to (height, width) with Pillow's antialiased bicubic, on bytes."""
+    height, width = size
+    image = Image.fromarray(np.ascontiguousarray(frame_YXC)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def on_square(frame_YXC: UInt8[np.ndarray, "Yin Xin C"], spec: PixelSpec) -> UInt8[np.ndarray, "Y X C"]:
+    """The image in the middle of a square of the mean colour (transformers' `LlavaImageProcessor.pad_to_square`)."""
+    height, width = frame_YXC.shape[:2]
+    side = max(height, width)
+    if not spec.pad_to_square or height == width:
+        return frame_YXC
+    if side * side > MAX_SQUARE_PIXELS:
+        raise MediaError(f"an image of {width}x{height} pixels is too long and narrow for a square; crop it first")
+    square_YXC = np.empty((side, side, 3), dtype=np.uint8)
+    square_YXC[:] = [int(255 * value) for value in spec.mean]
+    top, left = (side - height) // 2, (side - width) // 2
+    square_YXC[top : top + height, left : left + width] = frame_YXC
+    return square_YXC
 
 
 def clip_video_frame(frame_YXC: UInt8[np.ndarray, "Yin Xin C"], spec: PixelSpec) -> Float[Tensor, "C Y X"]:

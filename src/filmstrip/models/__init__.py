@@ -1,5 +1,7 @@
 """The model: towers, projector, fusion, decoder. Knows no file, tokenizer, checkpoint or loop."""
 
+from filmstrip.models.decoder import Decoder
 from filmstrip.models.video_llava import VideoLlava
+from filmstrip.models.vision import VisionTower
 
-__all__ = ["VideoLlava"]
+__all__ = ["Decoder", "VideoLlava", "VisionTower"]

@@ -129,7 +129,8 @@ class Decoder(nn.Module):
         With a cache, `x_BTD` are the tokens after its current length; they are written but the cache is not
         advanced (the caller's loop does that).
         """
-        rotary = self._rotary(positions_BT, x_BTD.dtype)
+        cos_BTH, sin_BTH = self._rotary(positions_BT, x_BTD.dtype)
+        rotary = (tap(taps, "text_tower.rotary.cos", cos_BTH), tap(taps, "text_tower.rotary.sin", sin_BTH))
         x_BTD = tap(taps, "text_tower.hidden_states.0", x_BTD)
         for layer, block in enumerate(self.blocks):
             cached = None if cache is None else (cache, layer)

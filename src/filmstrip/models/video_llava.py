@@ -1,5 +1,10 @@
-"""Video-LLaVA (Lin et al. 2023): two vision towers, one projector, one text tower. Composition only."""
+"""Video-LLaVA (Lin et al. 2023) and its sisters: vision towers, one projector, one text tower. Composition only.
 
+LLaVA-1.5 (Liu et al. 2023) and LLaVA-NeXT-Video (Zhang et al. 2024) are the same parts with one tower for everything;
+what they do differently (pooled frames, tiled images) are fields of the configuration.
+"""
+
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -8,12 +13,14 @@ from torch import nn
 from filmstrip.cache import KVCache
 from filmstrip.config import MediaKind, ModelConfig
 from filmstrip.config.checks import require_choice
+from filmstrip.config.tiles import Tiling, tile_image
 from filmstrip.errors import PromptError
 from filmstrip.models.aggregate import AGGREGATIONS
 from filmstrip.models.decoder import Decoder
 from filmstrip.models.fusion import fuse
 from filmstrip.models.projector import Projector
 from filmstrip.models.taps import Taps, tap
+from filmstrip.models.tiles import join_tiles
 from filmstrip.models.vision import VisionTower
 from filmstrip.ops.attention import ATTENTION_BACKENDS, AttentionBackend
 from filmstrip.ops.masks import causal_mask, token_positions
@@ -23,7 +30,8 @@ from filmstrip.shapes import Float, Int, Tensor
 class VideoLlava(nn.Module):
     """Images and clips become visual tokens, take their places in the prompt, and LLaMA reads on.
 
-    With `config.shared_towers` both names are the same module.
+    With `config.shared_towers` both names are the same module. `image_newline` stands at the end of every row of an
+    image that is cut into tiles; without `config.image_grids` there is none.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -32,39 +40,47 @@ class VideoLlava(nn.Module):
         self.image_tower = VisionTower(config.image_tower)
         self.video_tower = self.image_tower if config.shared_towers else VisionTower(config.video_tower)
         self.projector = Projector(config)
+        self.image_newline = nn.Parameter(torch.zeros(config.text.hidden_size)) if config.image_grids else None
         self.text_tower = Decoder(config.text)
 
     def forward(
         self,
         input_ids: Int[Tensor, "B T"],
-        pixel_values_images: Float[Tensor, "I C Y X"] | None = None,
+        pixel_values_images: Float[Tensor, "N C Y X"] | None = None,
         pixel_values_videos: Float[Tensor, "V F C Y X"] | None = None,
         attention_mask: Int[Tensor, "B T"] | None = None,
+        image_sizes: Int[Tensor, "I 2"] | None = None,
         taps: Taps | None = None,
     ) -> Float[Tensor, "B T W"]:
         """Logits of every position.
 
-        `input_ids` hold one placeholder per visual token. `attention_mask` is 1 for tokens and 0 for padding (on the
-        left); positions count real tokens only. Raises `PromptError` when placeholders and media disagree.
+        `input_ids` hold one placeholder per visual token. `pixel_values_images` are the tiles of all images, one after
+        another (N = I images, unless the model cuts images up; then `image_sizes`, each image's height and width before
+        any resizing, say which tiles are whose). `attention_mask` is 1 for tokens and 0 for padding (on the left);
+        positions count real tokens only. Raises `PromptError` when placeholders and media disagree.
         """
-        x_BTD = self.embed(input_ids, pixel_values_images, pixel_values_videos, taps)
+        x_BTD = self.embed(input_ids, pixel_values_images, pixel_values_videos, image_sizes, taps)
         hidden_BTD = self.decode(x_BTD, attention_mask, taps=taps)
         return tap(taps, "logits", self.text_tower.logits(hidden_BTD))
 
     def embed(
         self,
         input_ids: Int[Tensor, "B T"],
-        pixel_values_images: Float[Tensor, "I C Y X"] | None = None,
+        pixel_values_images: Float[Tensor, "N C Y X"] | None = None,
         pixel_values_videos: Float[Tensor, "V F C Y X"] | None = None,
+        image_sizes: Int[Tensor, "I 2"] | None = None,
         taps: Taps | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Token embeddings with visual tokens in their places."""
         config = self.config
-        images = None if pixel_values_images is None else self.encode_images(pixel_values_images, taps)
-        videos = None if pixel_values_videos is None else self.encode_videos(pixel_values_videos, taps)
+        if pixel_values_videos is not None and config.video_token_id is None:
+            raise PromptError(f"{config.title} takes images only, but pixels of videos were given")
         x_BTD = self.text_tower.token_embedding(self._look_up_ids(input_ids))
+        images = None if pixel_values_images is None else self._images(pixel_values_images, image_sizes, taps)
+        videos = None if pixel_values_videos is None else self.encode_videos(pixel_values_videos, taps)
         x_BTD = fuse(x_BTD, input_ids, images, config.image_token_id, "image")
-        x_BTD = fuse(x_BTD, input_ids, videos, config.video_token_id, "video")
+        if config.video_token_id is not None:
+            x_BTD = fuse(x_BTD, input_ids, videos, config.video_token_id, "video")
         return tap(taps, "embeddings", x_BTD)
 
     def decode(
@@ -87,15 +103,20 @@ class VideoLlava(nn.Module):
         mask = causal_mask(attention_mask, length, past + length, x_BTD.device)
         return self.text_tower(x_BTD, positions_BT, mask, cache, taps)
 
-    def encode_images(self, pixels_MCYX: Float[Tensor, "I C Y X"], taps: Taps | None = None) -> Float[Tensor, "I R D"]:
-        """Projected visual tokens of images."""
-        return self._encode(pixels_MCYX[:, None], "image", taps)
+    def encode_images(self, pixels_NCYX: Float[Tensor, "N C Y X"], taps: Taps | None = None) -> Float[Tensor, "N R D"]:
+        """Projected visual tokens of images, or of the tiles they were cut into."""
+        x_MFPE = self._select(self.image_tower, pixels_NCYX[:, None], "image", taps)
+        return tap(taps, "projector.image", self.projector(x_MFPE.flatten(1, 2)))
 
     def encode_videos(
         self, pixels_MFCYX: Float[Tensor, "V F C Y X"], taps: Taps | None = None
     ) -> Float[Tensor, "V R D"]:
         """Projected visual tokens of clips, frame after frame."""
-        return self._encode(pixels_MFCYX, "video", taps)
+        x_MFPE = self._select(self.video_tower, pixels_MFCYX, "video", taps)
+        x_MRE = AGGREGATIONS[self.config.aggregation](x_MFPE)
+        if self.config.aggregation != "keep-all":  # otherwise it is what was selected
+            x_MRE = tap(taps, "video_tower.aggregated", x_MRE)
+        return tap(taps, "projector.video", self.projector(x_MRE))
 
     def set_attention(self, backend: str) -> None:
         """Choose the attention implementation of every tower: the fused kernel or the written-out one.
@@ -106,19 +127,49 @@ class VideoLlava(nn.Module):
         for tower in (self.image_tower, self.video_tower, self.text_tower):
             tower.backend = cast(AttentionBackend, backend)
 
-    def _encode(self, pixels_MFCYX: Tensor, kind: MediaKind, taps: Taps | None) -> Float[Tensor, "M R D"]:
-        tower = self.image_tower if kind == "image" else self.video_tower
+    def _select(
+        self, tower: VisionTower, pixels_MFCYX: Tensor, kind: MediaKind, taps: Taps | None
+    ) -> Float[Tensor, "M F P E"]:
+        """The chosen layers of a tower, with class tokens or without."""
         x_MFPE = tower(pixels_MFCYX, self.config.select_layers, taps, f"{kind}_tower")
         if not self.config.keeps_class_token(kind):
             x_MFPE = x_MFPE[:, :, 1:]
-        x_MFPE = tap(taps, f"{kind}_tower.selected", x_MFPE)
-        visual_MRD = self.projector(AGGREGATIONS[self.config.aggregation](x_MFPE))
-        return tap(taps, f"projector.{kind}", visual_MRD)
+        return tap(taps, f"{kind}_tower.selected", x_MFPE)
+
+    def _images(
+        self, pixels_NCYX: Float[Tensor, "N C Y X"], image_sizes: Int[Tensor, "I 2"] | None, taps: Taps | None
+    ) -> Sequence[Float[Tensor, "_ D"]] | Float[Tensor, "N R D"]:
+        """The visual tokens of each image: its one tile's, or those of all its tiles in reading order."""
+        if self.image_newline is None:
+            return self.encode_images(pixels_NCYX, taps)
+        tilings = self._tilings(image_sizes, pixels_NCYX.shape[0])
+        groups = torch.split(self.encode_images(pixels_NCYX, taps), [tiling.num_tiles for tiling in tilings])
+        return [join_tiles(*image, self.image_newline) for image in zip(groups, tilings, strict=True)]
+
+    def _tilings(self, image_sizes: Int[Tensor, "I 2"] | None, num_tiles: int) -> list[Tiling]:
+        """How each image was cut. Raises `PromptError` unless that makes `num_tiles` tiles in all."""
+        config = self.config
+        if image_sizes is None:
+            raise PromptError(f"{config.title} cuts images into tiles and needs their sizes (image_sizes)")
+        if bool((image_sizes < 1).any()):
+            raise PromptError("an image's size (image_sizes) is below one pixel")
+        tilings = [
+            tile_image((height, width), config.image_grids, config.image_tower.image_size)
+            for height, width in image_sizes.tolist()
+        ]
+        counts = [tiling.num_tiles for tiling in tilings]
+        if sum(counts) != num_tiles:
+            raise PromptError(
+                f"images of these sizes have {' + '.join(map(str, counts))} tiles, but there are {num_tiles}"
+            )
+        return tilings
 
     def _look_up_ids(self, input_ids: Tensor) -> Int[Tensor, "B T"]:
         """Ids for the embedding table: placeholders are overwritten anyway and may lie past the vocabulary."""
         vocab_size = self.text_tower.config.vocab_size
-        is_placeholder = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+        is_placeholder = torch.zeros_like(input_ids, dtype=torch.bool)
+        for placeholder_id in self.config.placeholder_ids.values():
+            is_placeholder |= input_ids == placeholder_id
         if bool(((input_ids < 0) | (input_ids >= vocab_size)).logical_and(~is_placeholder).any()):
             raise PromptError(f"a token id lies outside the vocabulary of {vocab_size}")
         return input_ids.masked_fill(is_placeholder, 0)

@@ -49,3 +49,21 @@ def token_positions(attention_mask_BS: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]
     Left padding therefore does not move a prompt: its first real token is always at position 0.
     """
     return (attention_mask_BS.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def document_mask(documents_BT: Int[Tensor, "B T"]) -> AttentionMask:
+    """Causality within each document of a row; documents do not read each other.
+
+    `documents_BT` numbers the documents; padding has a number of its own (-1) and reads itself.
+    """
+    length = documents_BT.shape[1]
+    causal_TS = torch.ones(length, length, dtype=torch.bool, device=documents_BT.device).tril()
+    return AttentionMask(keep_BTS=(documents_BT[:, :, None] == documents_BT[:, None, :]) & causal_TS)
+
+
+def document_positions(documents_BT: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Position of each token within its document; the tokens of a document stand together."""
+    slots_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return slots_T - (slots_T * begins_BT).cummax(dim=1).values

@@ -49,11 +49,14 @@ _PREFIXES: dict[str, tuple[tuple[str, str], ...]] = {
         ("lm_head.", "language_model.lm_head."),
         ("model.image_tower.", "image_tower.vision_model."),
         ("model.video_tower.", "video_tower.vision_model."),
+        ("model.vision_tower.", "vision_tower.vision_model."),
         ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.image_newline", "image_newline"),
     ),
     "B": (
         ("model.image_tower.", "model.image_tower.vision_model."),
         ("model.video_tower.", "model.video_tower.vision_model."),
+        ("model.vision_tower.", "model.vision_tower.vision_model."),
     ),
     "C": (),
     "D": (
@@ -61,8 +64,23 @@ _PREFIXES: dict[str, tuple[tuple[str, str], ...]] = {
         ("lm_head.", "language_model.lm_head."),
         ("model.image_tower.", "image_tower."),
         ("model.video_tower.", "video_tower."),
+        ("model.vision_tower.", "vision_tower."),
         ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.image_newline", "image_newline"),
     ),
+}
+
+# Placeholders and padding in the order of their ids, which follow the vocabulary (reference sheet 9).
+_ADDED_TOKENS: dict[str, tuple[str, ...]] = {
+    "video_llava": ("<image>", "<video>", "<pad>"),
+    "llava": ("<image>", "<pad>"),
+    "llava_next_video": ("<video>", "<image>"),  # padded with `<unk>`
+}
+# Names of the processor, the image processor and the video processor.
+_PROCESSORS: dict[str, tuple[str, str, str]] = {
+    "video_llava": ("VideoLlavaProcessor", "VideoLlavaImageProcessor", "VideoLlavaVideoProcessor"),
+    "llava": ("LlavaProcessor", "CLIPImageProcessor", ""),
+    "llava_next_video": ("LlavaNextVideoProcessor", "LlavaNextImageProcessor", "LlavaNextVideoVideoProcessor"),
 }
 
 
@@ -121,6 +139,25 @@ def tiny_hf_config(**overrides: Any) -> dict[str, Any]:
     return config
 
 
+def tiny_sister_config(model_type: Literal["llava", "llava_next_video"], **overrides: Any) -> dict[str, Any]:
+    """The `config.json` of a tiny LLaVA-1.5 or LLaVA-NeXT-Video: 56-pixel images in 14-pixel patches, 16 a tile.
+
+    A pooled frame has 4 tokens. Overrides as for `tiny_hf_config`.
+    """
+    vocab, side = tiny_vocabulary_size(), 56
+    own: dict[str, Any] = {"model_type": model_type, "vision_image_size": side, "image_seq_length": 16}
+    if model_type == "llava":
+        own |= {"architectures": ["LlavaForConditionalGeneration"], "video_token_index": None, "video_seq_length": None}
+        own |= {"image_token_index": vocab, "pad_token_id": vocab + 1}
+    else:
+        own |= {"architectures": ["LlavaNextVideoForConditionalGeneration"], "spatial_pool_mode": "average"}
+        own |= {"image_token_index": vocab + 1, "video_token_index": vocab, "pad_token_id": 0}
+        own |= {"spatial_pool_stride": 2, "video_seq_length": 128}
+        own["image_grid_pinpoints"] = [[side * rows, side * columns] for rows, columns in _TINY_GRIDS]
+    return tiny_hf_config(**own | overrides)
+
+
+_TINY_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 _TOP_LEVEL = ("text_config", "vision_config", "vision_feature_layer", "vision_feature_select_strategy")
 
 
@@ -134,7 +171,10 @@ def tiny_shapes(config: dict[str, Any], *, temporal_frames: int = 0) -> dict[str
     shapes = _text_shapes(text)
     if not config.get("tie_word_embeddings", False):
         shapes["lm_head.weight"] = (text["vocab_size"], text["hidden_size"])
-    for tower in ("image_tower", "video_tower"):
+    towers = ("image_tower", "video_tower") if config["model_type"] == "video_llava" else ("vision_tower",)
+    if config["model_type"] == "llava_next_video":
+        shapes["model.image_newline"] = (text["hidden_size"],)
+    for tower in towers:
         frames = temporal_frames if tower == "video_tower" else 0
         shapes |= {f"model.{tower}.{name}": shape for name, shape in _vision_shapes(vision, frames).items()}
     layers = config["vision_feature_layer"]
@@ -247,7 +287,7 @@ def tiny_vocabulary_size() -> int:
     return len(_base_vocabulary()[0])
 
 
-def tiny_tokenizer() -> Tokenizer:
+def tiny_tokenizer(model_type: str = "video_llava") -> Tokenizer:
     """A small byte-fallback BPE tokenizer built the way LLaMA's is with `legacy` false."""
     vocabulary, merges = _base_vocabulary()
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -258,15 +298,16 @@ def tiny_tokenizer() -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
-    special = ("<unk>", "<s>", "</s>", "<image>", "<video>", "<pad>")
+    special = ("<unk>", "<s>", "</s>", *_ADDED_TOKENS[model_type])
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     return tokenizer
 
 
-def write_tiny_tokenizer(directory: Path, *, chat_template: str | None = None) -> None:
+def write_tiny_tokenizer(directory: Path, *, chat_template: str | None = None, model_type: str = "video_llava") -> None:
     """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` as the hub's files look."""
     directory.mkdir(parents=True, exist_ok=True)
-    tiny_tokenizer().save(str(directory / "tokenizer.json"))
+    tiny_tokenizer(model_type).save(str(directory / "tokenizer.json"))
+    pad = "<pad>" if "<pad>" in _ADDED_TOKENS[model_type] else "<unk>"
     config: dict[str, Any] = {
         "add_bos_token": True,
         "add_eos_token": False,
@@ -275,16 +316,16 @@ def write_tiny_tokenizer(directory: Path, *, chat_template: str | None = None) -
         "eos_token": "</s>",
         "legacy": False,
         "model_max_length": 512,
-        "pad_token": "<pad>",
+        "pad_token": pad,
         "padding_side": "left",
-        "processor_class": "VideoLlavaProcessor",
+        "processor_class": _PROCESSORS[model_type][0],
         "tokenizer_class": "LlamaTokenizer",
         "unk_token": "<unk>",
     }
     if chat_template is not None:
         config["chat_template"] = chat_template
     write_json(directory / "tokenizer_config.json", config)
-    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": pad, "unk_token": "<unk>"}
     write_json(directory / "special_tokens_map.json", tokens)
 
 
@@ -292,6 +333,7 @@ def write_tiny_processor(directory: Path, config: dict[str, Any], layout: Proces
     """Write the processor files: `flat` as before transformers 5, `nested` as 5.23 saves them."""
     directory.mkdir(parents=True, exist_ok=True)
     size = config["vision_config"]["image_size"]
+    processor, image_processor, video_processor = _PROCESSORS[config["model_type"]]
     image = {
         "crop_size": {"height": size, "width": size},
         "do_center_crop": True,
@@ -300,28 +342,30 @@ def write_tiny_processor(directory: Path, config: dict[str, Any], layout: Proces
         "do_rescale": True,
         "do_resize": True,
         "image_mean": list(CLIP_MEAN),
-        "image_processor_type": "VideoLlavaImageProcessor",
+        "image_processor_type": image_processor,
         "image_std": list(CLIP_STD),
         "resample": 3,
         "rescale_factor": 1 / 255,
         "size": {"shortest_edge": size},
     }
+    video = {key: value for key, value in image.items() if key != "image_processor_type"}
+    video |= {"do_sample_frames": False, "video_processor_type": video_processor}
+    if "image_grid_pinpoints" in config:
+        image |= {"do_pad": True, "image_grid_pinpoints": config["image_grid_pinpoints"]}
     if layout == "flat":
-        write_json(directory / "preprocessor_config.json", image | {"processor_class": "VideoLlavaProcessor"})
+        write_json(directory / "preprocessor_config.json", image | {"processor_class": processor})
         write_json(directory / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
         return
-    video = {key: value for key, value in image.items() if key != "image_processor_type"}
-    video |= {"do_sample_frames": False, "video_processor_type": "VideoLlavaVideoProcessor"}
-    nested = {
+    nested: dict[str, Any] = {
         "image_processor": image,
         "image_token": "<image>",
         "num_additional_image_tokens": 1,
         "patch_size": config["vision_config"]["patch_size"],
-        "processor_class": "VideoLlavaProcessor",
-        "video_processor": video,
-        "video_token": "<video>",
+        "processor_class": processor,
         "vision_feature_select_strategy": config["vision_feature_select_strategy"],
     }
+    if video_processor:
+        nested |= {"video_processor": video, "video_token": "<video>"}
     write_json(directory / "processor_config.json", nested)
     (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
@@ -342,7 +386,7 @@ def write_tiny_checkpoint(
     text = config["text_config"]
     generation = {"bos_token_id": text["bos_token_id"], "eos_token_id": text["eos_token_id"]}
     write_json(directory / "generation_config.json", generation | {"pad_token_id": config["pad_token_id"]})
-    write_tiny_tokenizer(directory)
+    write_tiny_tokenizer(directory, model_type=config["model_type"])
     write_tiny_processor(directory, config, processor)
     state = tiny_state(config, seed=seed, temporal_frames=temporal_frames)
     save_file(rename_state(state, layout), directory / "model.safetensors", metadata={"format": "pt"})

@@ -30,7 +30,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "activations, float32, other kernels": Tolerance(
         "float32",
         bound=1e-4,
-        worst=9.8e-6,
+        worst=1.3e-5,
         reason="fused attention against written-out: the same sums in another order; values reach 20 (logits)",
     ),
     "activations, bfloat16, same kernels": Tolerance(
@@ -43,7 +43,7 @@ TOLERANCES: dict[str, Tolerance] = {
     "activations, bfloat16, other kernels": Tolerance(
         "bfloat16",
         bound=0.06,
-        worst=0.021,
+        worst=0.025,
         relative=True,
         reason="fused attention keeps float32 inside, written-out attention rounds scores and weights to 8 bits in "
         "every layer; largest after the final norm",

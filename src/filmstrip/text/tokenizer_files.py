@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from filmstrip.errors import CheckpointError
+from filmstrip.text.sentencepiece import sentencepiece_tokenizer
 
-FILE_NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILE = "tokenizer.json"
+FILE_NAMES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+SENTENCEPIECE_FILE = "tokenizer.model"
 
 # The largest published tokenizer.json files (256k entries with merges) take about 35 MB.
 MAX_FILE_BYTES = 128 * 2**20
@@ -95,7 +99,7 @@ class TokenizerFiles:
             if not isinstance(decoder, dict):
                 raise CheckpointError(f"{self.directory}/tokenizer_config.json: added_tokens_decoder is not an object")
             entries = [
-                {**entry, "id": key} if isinstance(entry, dict) else {"content": entry, "id": key}
+                {**(entry if isinstance(entry, dict) else {"content": entry}), "id": _id_of_key(key)}
                 for key, entry in decoder.items()
             ]
             return self._entries(entries, "tokenizer_config.json")
@@ -115,10 +119,19 @@ class TokenizerFiles:
         tokens = []
         try:
             for entry in entries:
+                content, token_id = entry["content"], entry["id"]
+                # An id is a whole number as it stands: 1.9 is none, and neither is 1e999 (infinity).
+                if (
+                    type(token_id) is not int
+                    or not 0 <= token_id < 2**31
+                    or not isinstance(content, str)
+                    or not content
+                ):
+                    raise ValueError(f"entry {str(content)[:80]!r} with id {repr(token_id)[:20]}")
                 special = bool(entry.get("special", False))
                 token = FileToken(
-                    content=entry["content"],
-                    id=int(entry["id"]),
+                    content=content,
+                    id=token_id,
                     special=special,
                     origin=origin,
                     single_word=bool(entry.get("single_word", False)),
@@ -126,12 +139,15 @@ class TokenizerFiles:
                     rstrip=bool(entry.get("rstrip", False)),
                     normalized=bool(entry.get("normalized", not special)),
                 )
-                if not isinstance(token.content, str) or not token.content or not 0 <= token.id < 2**31:
-                    raise ValueError(f"entry {token.content!r} with id {token.id}")
                 tokens.append(token)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{self.directory / origin}: added tokens cannot be read ({error})") from error
         return tokens
+
+
+def _id_of_key(key: str) -> int | str:
+    """The id that a key of `added_tokens_decoder` spells; the key itself, to be refused, if it spells none."""
+    return int(key) if re.fullmatch("[0-9]{1,10}", key) else key
 
 
 def token_text(value: object) -> str:
@@ -142,16 +158,19 @@ def token_text(value: object) -> str:
 
 
 def read_tokenizer_files(directory: Path) -> TokenizerFiles:
-    """Read the four files (only `tokenizer.json` must exist). Raises `CheckpointError`."""
-    if not (directory / "tokenizer.json").is_file():
-        hint = (
-            " (a tokenizer.model alone is not enough: save it once as tokenizer.json with transformers' fast tokenizer)"
-            if (directory / "tokenizer.model").is_file()
-            else ""
-        )
-        raise CheckpointError(f"{directory}: there is no tokenizer.json{hint}")
+    """Read the four files; a `tokenizer.json` that is not there is made from LLaMA's `tokenizer.model`.
+
+    Raises `CheckpointError`, also when there is neither.
+    """
     raw = {name: _read_bytes(directory / name) for name in FILE_NAMES if (directory / name).is_file()}
     parsed = {name: parse_object(data, directory / name) for name, data in raw.items()}
+    if "tokenizer.json" not in raw:
+        path = directory / SENTENCEPIECE_FILE
+        if not path.is_file():
+            raise CheckpointError(f"{directory}: there is no tokenizer.json and no {SENTENCEPIECE_FILE}")
+        content = sentencepiece_tokenizer(_read_bytes(path), parsed.get("tokenizer_config.json", {}), path)
+        raw["tokenizer.json"] = json.dumps(content, ensure_ascii=False).encode()
+        parsed["tokenizer.json"] = content
     return TokenizerFiles(
         directory=directory,
         raw=raw,
@@ -176,7 +195,7 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
     """Parse a JSON object (any line ends, with or without byte order mark). Raises `CheckpointError`."""
     try:
         parsed = json.loads(data.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(parsed, dict):
         raise CheckpointError(f"{path}: a JSON object was expected, not {type(parsed).__name__}")

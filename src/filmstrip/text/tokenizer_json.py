@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from filmstrip.errors import CheckpointError
+from filmstrip.text.sentencepiece import llama_tokenizer_parts
 from filmstrip.text.tokenizer_files import TokenizerFiles
-
-SPACE_MARK = "▁"
 
 
 def prepare_tokenizer_json(files: TokenizerFiles, special_tokens: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -59,38 +58,12 @@ def _llama_parts(tokenizer: Mapping[str, Any], config: Mapping[str, Any], path: 
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, dict) else None
         raise CheckpointError(f"{path}: a LlamaTokenizer needs a BPE model, not {kind!r}")
-    prefix_space = config.get("add_prefix_space") is not False
-    legacy = bool(config.get("legacy") or False)
-    scheme = "never" if not prefix_space else ("always" if legacy else "first")
-    decoders: list[dict[str, Any]] = [
-        {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-    ]
-    if prefix_space:
-        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    return {
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Metaspace",
-            "replacement": SPACE_MARK,
-            "prepend_scheme": scheme,
-            "split": False,
-        },
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": model.get("vocab", {}),
-            "merges": model.get("merges", []),
-        },
-    }
+    return llama_tokenizer_parts(
+        model.get("vocab", {}),
+        model.get("merges", []),
+        prefix_space=config.get("add_prefix_space") is not False,
+        legacy=bool(config.get("legacy") or False),
+    )
 
 
 def _check_post_processor(part: object, path: str) -> None:
@@ -107,5 +80,6 @@ def _check_post_processor(part: object, path: str) -> None:
     for piece in pieces if isinstance(pieces, list) else []:
         special = piece.get("SpecialToken") if isinstance(piece, dict) else None
         name = special.get("id") if isinstance(special, dict) else None
-        if name is not None and (not isinstance(defined, dict) or name not in defined):
+        known = isinstance(name, str) and isinstance(defined, dict) and name in defined
+        if name is not None and not known:
             raise CheckpointError(f"{path}: the post-processor uses the token {name!r} without defining it")

@@ -5,7 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from filmstrip.config import ModelConfig, TextConfig, VisionConfig
+from filmstrip.models.decoder import Decoder
+from filmstrip.models.video_llava import VideoLlava
+from filmstrip.models.vision import VisionTower
 
 
 class _SkipInitialisation(TorchFunctionMode):
@@ -30,3 +36,11 @@ def weightless() -> Iterator[None]:
     """Modules constructed inside have parameters of the right shapes on the `meta` device."""
     with torch.device("meta"), _SkipInitialisation():
         yield
+
+
+def build_meta(config: ModelConfig | TextConfig | VisionConfig) -> nn.Module:
+    """The model, text tower or vision tower that a configuration describes, without values."""
+    with weightless():
+        if isinstance(config, ModelConfig):
+            return VideoLlava(config)
+        return Decoder(config) if isinstance(config, TextConfig) else VisionTower(config)

@@ -1,45 +1,54 @@
-"""The reference implementation, transformers, behind a few functions. The only module that imports it."""
+"""transformers behind a few functions: models, generation and sampling filters of the reference."""
 
+import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForCausalLM,
-    AutoProcessor,
     AutoTokenizer,
+    LlavaForConditionalGeneration,
+    LlavaNextVideoForConditionalGeneration,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
-    VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+from transformers.models.llava_next_video.modeling_llava_next_video import image_size_to_num_patches
+from transformers.utils import logging
 
 from filmstrip.config import SamplingConfig
-from filmstrip.testing.compare import Activations, HookPoint, record_hooks
-from filmstrip.testing.tiny import random_tensor
+from filmstrip.models.record import Activations, HookPoint, record_hooks
+
+VERSION = transformers.__version__
+MODELS: dict[str, Any] = {
+    "video_llava": VideoLlavaForConditionalGeneration,
+    "llava": LlavaForConditionalGeneration,
+    "llava_next_video": LlavaNextVideoForConditionalGeneration,
+}
 
 
 def reference_config(config: dict[str, Any]) -> Any:
-    """`VideoLlavaConfig` as transformers reads the content of a `config.json`."""
-    return VideoLlavaConfig.from_dict(dict(config))
+    """The configuration that transformers makes of the content of a `config.json`, by its `model_type`."""
+    return CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
 
 
-def reference_model(config: dict[str, Any], *, seed: int = 0) -> Any:
-    """A float32 `VideoLlavaForConditionalGeneration` in eval mode, every weight random (norms and biases too)."""
-    generator = torch.Generator().manual_seed(seed)
-    model = VideoLlavaForConditionalGeneration(reference_config(config)).eval()
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            parameter.copy_(random_tensor(name, tuple(parameter.shape), generator))
-    return model
+def build_reference(config: dict[str, Any]) -> Any:
+    """A float32 model of the family that `config` (the content of a `config.json`) names, in eval mode.
+
+    Its weights are what transformers initialises them to. Under `torch.device("meta")` it holds none.
+    """
+    return MODELS[config["model_type"]](reference_config(config)).eval()
 
 
 def load_reference(directory: Path, *, dtype: torch.dtype | str = torch.float32, attention: str = "sdpa") -> Any:
@@ -47,7 +56,8 @@ def load_reference(directory: Path, *, dtype: torch.dtype | str = torch.float32,
 
     Temporal-attention keys, which transformers' port does not have, may be unexpected.
     """
-    model, info = VideoLlavaForConditionalGeneration.from_pretrained(
+    model_type = json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"]
+    model, info = MODELS[model_type].from_pretrained(
         directory, dtype=dtype, attn_implementation=attention, output_loading_info=True
     )
     unexpected = [key for key in info["unexpected_keys"] if ".temporal_" not in key]
@@ -56,21 +66,6 @@ def load_reference(directory: Path, *, dtype: torch.dtype | str = torch.float32,
     if any(problems.values()):
         raise AssertionError(f"transformers did not load {directory.name} cleanly: {problems}")
     return model.eval()
-
-
-def reference_tokenizer(directory: Path) -> Any:
-    """The checkpoint's tokenizer as transformers builds it."""
-    return AutoTokenizer.from_pretrained(directory)
-
-
-def reference_image_processor(directory: Path) -> Any:
-    """The checkpoint's image processor as transformers builds it (Pillow, no torchvision needed)."""
-    return AutoImageProcessor.from_pretrained(directory)
-
-
-def reference_processor(directory: Path) -> Any:
-    """The checkpoint's whole processor; transformers 5.23 needs torchvision for it."""
-    return AutoProcessor.from_pretrained(directory)
 
 
 def reference_activations(
@@ -119,7 +114,7 @@ def load_reference_gguf(file: Path) -> Any:
     `from_pretrained(gguf_file=...)` does the same and wants the library accelerate for it, so its two steps are
     called here. Raises `RuntimeError` for a missing or unexpected tensor; only a tied head may be absent.
     """
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     state = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model)["tensors"]
     if config.tie_word_embeddings:
@@ -130,4 +125,39 @@ def load_reference_gguf(file: Path) -> Any:
 
 def reference_gguf_tokenizer(file: Path) -> Any:
     """The tokenizer in a GGUF file."""
-    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+
+
+def widen(model: Any) -> Any:
+    """The same model in float64, its normalisations too.
+
+    transformers' RMSNorm computes in float32 whatever it is given, which would hide behind a rounding of 6e-8 what a
+    float64 run is there to show. Its rotary tables stay float32, as ours do.
+    """
+    model = model.to(torch.float64)
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = partial(_rms_norm, module)
+    return model
+
+
+def _rms_norm(module: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """`LlamaRMSNorm.forward` without its cast to float32."""
+    scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + module.variance_epsilon)
+    normalised: torch.Tensor = module.weight * (hidden * scale)
+    return normalised
+
+
+def tile_counts(image_sizes: torch.Tensor, directory: Path) -> list[int]:
+    """Tiles that LLaVA-NeXT-Video cuts each image into, base tile included, by its (height, width) in `image_sizes`."""
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    return [
+        int(image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size))
+        for size in image_sizes
+    ]
+
+
+def quiet() -> None:
+    """No progress bars and no advice from transformers on the terminal: a command has its own."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -1,0 +1,162 @@
+"""Inference, phase by phase: what stays in memory, and the most that comes and goes.
+
+A phase is estimated as this package's code runs it: `VideoLlava.embed` for media, `TokenLoop` for text.
+"""
+
+from functools import lru_cache
+
+from filmstrip.checkpoint.describe import AnyConfig
+from filmstrip.config import MediaKind, ModelConfig, TextConfig, VisionConfig
+from filmstrip.diagnostics.memory_blocks import (
+    FLOAT32,
+    activation_copies,
+    choose_attention,
+    text_block_peak,
+    vision_block_peak,
+)
+from filmstrip.diagnostics.memory_workload import Extent, PhaseEstimate, Workload, run_layers
+from filmstrip.diagnostics.params import quantised_layers, weight_bytes
+from filmstrip.models.weightless import build_meta
+
+INT64 = 8
+
+
+def inference_phases(config: AnyConfig, workload: Workload, extent: Extent) -> list[PhaseEstimate]:
+    """Loading, media, prefill and decoding of a workload."""
+    stays = {"weights": inference_weights(config, workload.dtype, workload.quantize)}
+    phases = [PhaseEstimate("load", dict(stays), 0)]
+    stays["inputs"] = input_bytes(config, extent, workload.element, padded=workload.padded)
+    unpacked = unpacked_weight(config, workload)
+    if isinstance(config, VisionConfig):
+        held = 2 if config.num_layers > 1 else 1
+        peak = vision_block_peak(config, extent.clips, extent.frames, held, workload.element, workload.attention)
+        return [*phases, PhaseEstimate("vision", stays, peak + unpacked)]
+    text = config if isinstance(config, TextConfig) else config.text
+    stays["embeddings"] = extent.batch * extent.length * text.hidden_size * workload.element
+    if isinstance(config, ModelConfig) and extent.visual_tokens:
+        for kind in ("image", "video"):
+            phases += _media_phases(config, workload, extent, stays, kind, unpacked)
+        joined = extent.image_tokens * text.hidden_size * workload.element if config.image_grids else 0
+        phases.append(PhaseEstimate("fusion", dict(stays), fusion_bytes(text, extent, workload) + joined))
+        del stays["visual tokens"]
+    stays["kv cache"] = kv_cache_bytes(text, extent.batch, extent.capacity, workload.element)
+    return [*phases, *_text_phases(text, workload, extent, stays, unpacked)]
+
+
+def _media_phases(
+    config: ModelConfig, workload: Workload, extent: Extent, stays: dict[str, int], kind: MediaKind, unpacked: int
+) -> list[PhaseEstimate]:
+    """Encode and project one kind of media. Its visual tokens stay until all media are fused."""
+    pictures = extent.tiles if kind == "image" else extent.clips
+    stays.setdefault("visual tokens", 0)
+    if not pictures:
+        return []
+    name = f"vision ({kind}s)"
+    phases = [PhaseEstimate(name, dict(stays), tower_peak(config, workload, pictures, extent, kind) + unpacked)]
+    projected = projector_peak(config, workload, pictures, extent, kind) + unpacked
+    phases.append(PhaseEstimate(f"projector ({kind}s)", dict(stays), projected))
+    tokens = extent.image_tokens if kind == "image" else extent.video_tokens
+    stays["visual tokens"] += tokens * config.text.hidden_size * workload.element
+    return phases
+
+
+def _text_phases(
+    text: TextConfig, workload: Workload, extent: Extent, stays: dict[str, int], unpacked: int
+) -> list[PhaseEstimate]:
+    """Prefill, then decoding at the end of the answer, when the cache is full."""
+    b, rows = workload.element, extent.batch
+    path = choose_attention(text, workload.attention, workload.device, masked=workload.padded)
+    stays = stays | {"logits": rows * text.vocab_size * (b + FLOAT32 + 1)}  # as computed, in float32, tokens seen
+    prefill = stays | {"rotary and mask": rotary_and_mask(text, workload, extent)}
+    block = text_block_peak(text, rows, extent.length, extent.length, b, path)
+    phases = [PhaseEstimate("prefill", prefill, block + unpacked)]
+    if workload.new_tokens:
+        masks = rows * extent.capacity * (3 * INT64 + 1) if workload.padded else 0
+        # One query needs no causal mask, so without padding there is none.
+        step = text_block_peak(text, rows, 1, extent.capacity, b, path)
+        phases.append(PhaseEstimate("decode", stays | {"masks": masks}, step + unpacked))
+    return phases
+
+
+@lru_cache(maxsize=64)
+def inference_weights(config: AnyConfig, dtype: str, quantize: str | None) -> int:
+    """Bytes of all parameters, shared ones once."""
+    return weight_bytes(build_meta(config), dtype, quantize)
+
+
+def unpacked_weight(config: AnyConfig, workload: Workload) -> int:
+    """A quantised layer's weight is unpacked to `dtype` for its product, one layer at a time: the largest counts."""
+    return _largest_linear(config) * workload.element if workload.quantize else 0
+
+
+@lru_cache(maxsize=64)
+def _largest_linear(config: AnyConfig) -> int:
+    return max(linear.weight.numel() for linear in quantised_layers(build_meta(config)))
+
+
+def kv_cache_bytes(config: TextConfig, rows: int, capacity: int, b: int) -> int:
+    """`KVCache`: keys and values of every layer, allocated at once for prompt and new tokens."""
+    return 2 * config.num_layers * rows * config.num_kv_heads * capacity * config.head_dim * b
+
+
+def input_bytes(config: AnyConfig, extent: Extent, b: int, *, padded: bool) -> int:
+    """Token ids (64 bit), their mask where rows are padded, and pixels in the model's precision."""
+    ids = extent.batch * extent.length * INT64 * (2 if padded else 1)
+    pixels = 0
+    if not isinstance(config, TextConfig):
+        image = config if isinstance(config, VisionConfig) else config.image_tower
+        video = config if isinstance(config, VisionConfig) else config.video_tower
+        pixels = extent.tiles * image.num_channels * image.image_size**2
+        pixels += extent.clips * extent.frames * video.num_channels * video.image_size**2
+    return ids + pixels * b
+
+
+def tower_peak(
+    config: ModelConfig, workload: Workload, pictures: int, extent: Extent, kind: MediaKind, norm_bytes: int = 0
+) -> int:
+    """The worst moment in a tower: its last block, when every selected hidden state before it is alive.
+
+    Hidden state 0 stays throughout (`VisionTower.forward` names it), and so does the block's input.
+    """
+    tower, last = config.tower(kind), run_layers(config, kind)
+    states = {layer % (tower.num_layers + 1) for layer in config.select_layers}
+    held = len({0, last - 1} | {state for state in states if state < last})
+    frames = extent.frames if kind == "video" else 1
+    if last == 0:
+        return 3 * pictures * frames * tower.num_positions * tower.hidden_size * workload.element
+    return vision_block_peak(
+        tower, pictures, frames, held, workload.element, workload.attention, norm_bytes or workload.element
+    )
+
+
+def selected_bytes(config: ModelConfig, workload: Workload, pictures: int, extent: Extent, kind: MediaKind) -> int:
+    """Hidden states that leave the tower, class tokens included; an image's are copied once more without them."""
+    frames = extent.frames if kind == "video" else 1
+    tokens = pictures * frames * config.tower(kind).num_positions
+    copies = 1 if config.keeps_class_token(kind) else 2
+    return copies * tokens * config.projector_input_size * workload.element
+
+
+def projector_peak(config: ModelConfig, workload: Workload, pictures: int, extent: Extent, kind: MediaKind) -> int:
+    """Selected hidden states, and the projector's activation: input and output (one more for quick GELU)."""
+    tokens = pictures * (extent.frames if kind == "video" else 1) * config.tokens_per_frame(kind)
+    inner = tokens * config.text.hidden_size * workload.element
+    selected = selected_bytes(config, workload, pictures, extent, kind)
+    return selected + activation_copies(config.projector.activation) * inner
+
+
+def fusion_bytes(text: TextConfig, extent: Extent, workload: Workload) -> int:
+    """`masked_scatter` writes a second copy of the embeddings; CUDA also a mask and a 64-bit running sum of it.
+
+    Tokens of images cut into tiles are, besides, joined into one tensor.
+    """
+    values = extent.batch * extent.length * text.hidden_size
+    return values * workload.element + (values * (INT64 + 1) if workload.device == "cuda" else 0)
+
+
+def rotary_and_mask(text: TextConfig, workload: Workload, extent: Extent) -> int:
+    """Cosines and sines for all heads; with padding, a boolean of queries by keys for each row, and two while it is
+    made."""
+    tables = 2 * extent.batch * extent.length * text.head_dim * workload.element
+    mask = extent.batch * extent.length**2 if workload.padded else 0
+    return tables + mask
