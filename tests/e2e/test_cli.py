@@ -313,26 +313,34 @@ def test_chat_at_a_terminal(checkpoint: Path, clip: Path) -> None:
         [*command, "--max-new-tokens", "2"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     )
     os.close(theirs)
-    seen = _read_until(ours, b"you> ")
+    screen = _Screen(ours)
+    screen.wait_for(b"you> ")
     os.write(ours, b"what is this\n")
-    seen += _read_until(ours, b"ended by length")
-    seen += _read_until(ours, b"you> ")
+    screen.wait_for(b"ended by length")
+    screen.wait_for(b"you> ")
     os.write(ours, b"<video>\n")  # a slip: it is warned about and the conversation goes on
-    seen += _read_until(ours, b"2 video placeholders for 1 video")
-    seen += _read_until(ours, b"you> ")
+    screen.wait_for(b"2 video placeholders for 1 video")
+    screen.wait_for(b"you> ")
     os.write(ours, b"\x04")
     assert process.wait(60) == 0
     os.close(ours)
-    assert b"Traceback" not in seen and b"reading weights" in seen
+    assert b"Traceback" not in screen.shown and b"reading weights" in screen.shown
 
 
-def _read_until(descriptor: int, text: bytes, seconds: float = 90) -> bytes:
-    """What a terminal shows until `text` appears."""
-    seen, end = b"", time.monotonic() + seconds
-    while text not in seen:
-        assert time.monotonic() < end and select.select([descriptor], [], [], seconds)[0], seen
-        seen += os.read(descriptor, 4096)
-    return seen
+class _Screen:
+    """What a terminal shows. Several things may come in one read, so what was read past is kept."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.shown, self.seen = descriptor, b"", 0
+
+    def wait_for(self, text: bytes, seconds: float = 90) -> None:
+        """Read until `text` appears behind what was waited for before."""
+        end = time.monotonic() + seconds
+        while (found := self.shown.find(text, self.seen)) < 0:
+            left = end - time.monotonic()
+            assert left > 0 and select.select([self.descriptor], [], [], left)[0], self.shown[self.seen :]
+            self.shown += os.read(self.descriptor, 4096)
+        self.seen = found + len(text)
 
 
 def test_show_json_agrees_with_the_files(checkpoint: Path) -> None:
