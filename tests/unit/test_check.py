@@ -219,6 +219,18 @@ def damaged_index(directory: Path) -> None:
     (directory / INDEX).write_text('{"weight_map": []}')
 
 
+def link_out(file: str) -> Callable[[Path], None]:
+    """Move a file out of the directory and leave a link to it; `model-...` is one of two shards."""
+
+    def plant(directory: Path) -> None:
+        if file.startswith("model-"):
+            shards(directory)
+        (directory / file).rename(directory.parent / f"elsewhere-{file}")
+        (directory / file).symlink_to(directory.parent / f"elsewhere-{file}")
+
+    return plant
+
+
 def unused_temporal(directory: Path) -> None:
     temporal(directory)
 
@@ -233,6 +245,11 @@ PLANTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("lfs-pointer", write(WEIGHTS, POINTER), WEIGHTS),
     ("lfs-pointer", write("tokenizer.json", POINTER), "tokenizer.json"),
     ("lfs-pointer", write("config.json", POINTER), "config.json"),
+    ("link-outside", link_out(WEIGHTS), WEIGHTS),
+    ("link-outside", link_out("model-00002-of-00002.safetensors"), "model-00002-of-00002.safetensors"),
+    ("link-outside", link_out("config.json"), "config.json"),
+    ("link-outside", link_out("generation_config.json"), "generation_config.json"),
+    ("link-outside", link_out("preprocessor_config.json"), "preprocessor_config.json"),
     ("file-damaged", write(WEIGHTS, b"<!DOCTYPE html><html>not found</html>"), "not a safetensors file"),
     ("file-damaged", write(WEIGHTS, b""), "0 bytes"),
     ("file-truncated", lambda directory: cut(directory, 1), "175 of 176 tensors are whole"),

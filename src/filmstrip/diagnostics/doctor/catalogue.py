@@ -38,6 +38,11 @@ _FILES = {
         "The file is the small text that Git leaves in place of a large file; its content was never fetched.",
         "Run `git lfs pull` in the clone, or download the file from the hub.",
     ),
+    "link-outside": _error(
+        "This is a symbolic link that leads out of the checkpoint's directory. It was not followed.",
+        "Put the file or directory itself there, or name a tower's directory with its option; a checkpoint from "
+        "elsewhere with such a link is not to be trusted.",
+    ),
     "file-damaged": _error("No tensor of this file can be read.", _AGAIN),
     "file-truncated": _error("The end of the file is missing: a download or a copy was interrupted.", _AGAIN),
     "offsets-wrong": _error(

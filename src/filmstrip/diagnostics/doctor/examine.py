@@ -19,8 +19,9 @@ from filmstrip.diagnostics.doctor.recognise import Matched, recognise, title
 from filmstrip.diagnostics.doctor.settings import Settings, read_settings
 from filmstrip.diagnostics.doctor.values import Progress, check_values, read_contents
 from filmstrip.diagnostics.doctor.vocabulary import check_vocabulary
-from filmstrip.diagnostics.doctor.weights import Stored, find_pointers, reason, survey
+from filmstrip.diagnostics.doctor.weights import Stored, add_unreadable, find_pointers, reason, survey
 from filmstrip.errors import CheckpointError, FilmstripError
+from filmstrip.links import LinkError, leads_outside
 from filmstrip.models.weightless import build_meta
 
 EMBEDDING = "token_embedding.weight"
@@ -81,6 +82,11 @@ def _add_towers(directory: Path, towers: TowerSources, stored: Stored, matched: 
     for component in TOWER_KEYS:
         given = getattr(towers, component)
         place = directory / component if given is None else resolve(given)
+        if given is None and leads_outside(place):
+            if not findings.about(component):
+                add_unreadable("link-outside", place, LinkError(place), findings)
+            matched.elsewhere.add(component)
+            continue
         if matched.holds(component):
             if place.is_dir() and has_weights(place):
                 findings.add("tensors-left-out", f"{component}/", IN_CHECKPOINT)

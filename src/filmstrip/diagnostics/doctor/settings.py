@@ -27,6 +27,7 @@ from filmstrip.config import ModelConfig, TextConfig, VisionConfig
 from filmstrip.diagnostics.doctor.findings import Findings
 from filmstrip.diagnostics.doctor.weights import add_unreadable
 from filmstrip.errors import FilmstripError
+from filmstrip.links import LinkError
 from filmstrip.text.tokenizer import Tokenizer
 from filmstrip.text.tokenizer_files import FILE_NAMES, SENTENCEPIECE_FILE, TOKENIZER_FILE
 
@@ -124,7 +125,7 @@ def _attempt(read: Callable[[], _Read], code: str, path: Path, findings: Finding
     try:
         return read()
     except FilmstripError as error:
-        place = path.parent / _file_named(str(error), path.name)
+        place = error.path if isinstance(error, LinkError) else path.parent / _file_named(str(error), path.name)
         if not findings.about(place.name):
             add_unreadable(code, place, error, findings)
         return None
