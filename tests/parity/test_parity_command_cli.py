@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from filmstrip.testing.original import write_original_checkpoint
 from filmstrip.testing.tiny import tiny_hf_config, write_json, write_tiny_checkpoint
 from tests.e2e.helpers import refused, run, succeed
 
@@ -207,6 +208,15 @@ def test_structure_of_the_published_7b_needs_its_config_alone(tmp_path: Path) ->
 def test_structure_of_other_configurations(tmp_path: Path, overrides: dict[str, object]) -> None:
     write_json(tmp_path / "config.json", tiny_hf_config(**overrides))
     succeed("parity", tmp_path, "--structure")
+
+
+@needs_transformers
+def test_structure_of_the_original_layout_is_refused_as_its_values_are(tmp_path: Path) -> None:
+    """transformers would build something from its own defaults: the file has no text_config."""
+    write_original_checkpoint(tmp_path)
+    for options in ((), ("--structure",)):
+        assert "--to hf" in refused("parity", tmp_path, *options)
+    assert succeed("parity", tmp_path, "--structure", "--against", tmp_path).out.startswith("equal")
 
 
 def test_structure_of_two_checkpoints(good: Path, tmp_path: Path) -> None:

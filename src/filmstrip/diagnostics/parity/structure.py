@@ -147,7 +147,7 @@ def _transformers_shapes(path: Path, config: ModelConfig) -> Shapes:
         raise CheckpointError(NEEDS_TRANSFORMERS)
     from filmstrip.diagnostics.parity.reference_side import structure
 
-    return structure(read_json(path), config.family)
+    return structure(read_json(path), config.family, str(path.parent))
 
 
 def _count(shapes: Shapes) -> int:
