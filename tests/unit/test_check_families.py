@@ -214,10 +214,22 @@ def test_what_transformers_writes_with_defaults_and_in_shards_is_sound(tmp_path:
     assert len(diagnosis.facts["files"]) > 2
 
 
-def test_tied_and_saved_by_transformers_is_sound(tmp_path: Path) -> None:
-    config = tiny_hf_config(tie_word_embeddings=True, text_tie_word_embeddings=True)
+@pytest.mark.parametrize("inner", [True, None], ids=["said twice", "said once"])
+def test_tied_and_saved_by_transformers_is_sound(tmp_path: Path, inner: bool | None) -> None:
+    """Said once, transformers writes the inner flag all the same: false, its default, which it never reads."""
+    config = tiny_hf_config(tie_word_embeddings=True, text_tie_word_embeddings=inner)
     reference_model(config).save_pretrained(tmp_path)
     write_tiny_tokenizer(tmp_path)
     write_tiny_processor(tmp_path, config)
     diagnosis = diagnose(tmp_path)
     assert diagnosis.sound, diagnosis.findings
+    codes = [finding.code for finding in diagnosis.findings]
+    assert ("tie-stated-twice" in codes) == (inner is None)
+
+
+def test_flags_of_tying_that_disagree_are_a_warning_where_a_head_is_stored(tmp_path: Path) -> None:
+    """There they lead to two models: one with that head, one without."""
+    write_tiny_checkpoint(tmp_path)
+    config = tiny_hf_config(tie_word_embeddings=True, text_tie_word_embeddings=False)
+    write_json(tmp_path / "config.json", config)
+    assert serious(diagnose(tmp_path)) == {"tie-stated-twice", "tied-differ"}

@@ -177,7 +177,8 @@ _SETTINGS = {
         "Make vocab_size at the top level and in text_config equal.",
     ),
     "tie-stated-twice": _warning(
-        "config.json says at two places whether the head is tied to the embeddings, and differently.",
+        "config.json says at two places whether the head is tied to the embeddings, and differently; transformers 5 "
+        "goes by the top level, older releases by text_config.",
         "Keep tie_word_embeddings at one place.",
     ),
     "special-ids-disagree": _warning(

@@ -24,7 +24,7 @@ from filmstrip.errors import CheckpointError, FilmstripError
 from filmstrip.links import LinkError, leads_outside
 from filmstrip.models.weightless import build_meta
 
-EMBEDDING = "token_embedding.weight"
+EMBEDDING, HEAD = "token_embedding.weight", "lm_head.weight"
 
 
 def diagnose(
@@ -64,7 +64,7 @@ def _diagnose(directory: Path, values: bool, towers: TowerSources, on_progress: 
         _add_towers(directory, towers, stored, matched, findings)
     expected = None if settings.config is None else Expected.of(build_meta(settings.config))
     compare_parameters(stored, matched, expected, findings)
-    check_agreement(settings, _dtypes(stored, matched), findings)
+    check_agreement(settings, _dtypes(stored, matched), _has_head(matched), findings)
     check_vocabulary(settings, _rows(stored, matched), findings)
     check_prompts(settings, findings)
     if values:
@@ -110,6 +110,11 @@ def _rows(stored: Stored, matched: Matched) -> int | None:
         if entry.canonical.endswith(EMBEDDING) and stored.tensors[name].shape:
             return stored.tensors[name].shape[0]
     return None
+
+
+def _has_head(matched: Matched) -> bool:
+    """Whether a head of its own is stored, or should be in a file that cannot be read."""
+    return any(name.endswith(HEAD) for name in (*matched.canonical.values(), *matched.lost))
 
 
 def _try_reader(directory: Path, towers: TowerSources, findings: Findings) -> None:
