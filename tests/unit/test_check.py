@@ -97,6 +97,11 @@ def swap_offsets(entries: dict[str, Any]) -> None:
     ]
 
 
+def assembled(directory: Path) -> None:
+    settings(directory, "config.json", filmstrip={"copied_towers": True})
+    weights(directory, copy_tower)
+
+
 def cut(directory: Path, count: int) -> None:
     with (directory / WEIGHTS).open("r+b") as file:
         file.truncate((directory / WEIGHTS).stat().st_size - count)
@@ -353,6 +358,7 @@ PLANTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("tied-differ", lambda directory: tied(directory, equal=False), HEAD),
     ("copies-expected", lambda directory: tied(directory, equal=True), HEAD),
     ("towers-identical", tensors(copy_tower), "all 71 tensors"),
+    ("towers-assembled", assembled, "all 71 tensors"),
     (
         "towers-alike",
         tensors(lambda state: copy_tower(state, "class_embedding", "post_layernorm.weight", "post_layernorm.bias")),

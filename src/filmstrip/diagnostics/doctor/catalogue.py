@@ -256,6 +256,10 @@ _VALUES = {
         "The video tower is a copy of the image tower, class token included: a conversion read one of them twice.",
         "Convert again; in the published checkpoint the two class embeddings differ.",
     ),
+    "towers-assembled": _note(
+        "The video tower is a copy of the image tower, as it was assembled (config.json records it); they part when "
+        "trained."
+    ),
     "towers-alike": _note("The towers share most weights, as those of the published checkpoint do."),
     "tensors-identical": _warning(
         "Tensors that training never makes equal hold the same bytes: one was written in place of the other.",

@@ -14,14 +14,23 @@ TOWERS = ("image_tower.", "video_tower.")
 
 
 def check_copies(
-    stored: Stored, matched: Matched, expected: Expected | None, contents: Mapping[str, Content], findings: Findings
+    stored: Stored,
+    matched: Matched,
+    expected: Expected | None,
+    contents: Mapping[str, Content],
+    findings: Findings,
+    *,
+    copied_towers: bool = False,
 ) -> None:
-    """Report tied weights that disagree, and copies where training makes none."""
+    """Report tied weights that disagree, and copies where training makes none.
+
+    `copied_towers`: the checkpoint records that its video tower began as a copy of its image tower.
+    """
     owner = expected.owner if expected is not None else {}
     canonical = {name: role for name, role in matched.canonical.items() if name in contents}
     _check_tied(stored, canonical, owner, findings)
     groups = _equal_groups(stored, contents)
-    _check_towers(canonical, owner, groups, findings)
+    _check_towers(canonical, owner, groups, copied_towers, findings)
     for group in groups:
         roles = {_role(canonical.get(name, name), owner) for name in group}
         matrix = len(stored.tensors[group[0]].shape) > 1
@@ -77,7 +86,7 @@ def _same(stored: Stored, first: str, second: str, findings: Findings | None) ->
 
 
 def _check_towers(
-    canonical: Mapping[str, str], owner: Mapping[str, str], groups: list[list[str]], findings: Findings
+    canonical: Mapping[str, str], owner: Mapping[str, str], groups: list[list[str]], copied: bool, findings: Findings
 ) -> None:
     """How much of the two towers is the same; in the published checkpoint nearly all is (reference sheet 2.5)."""
     places = {role: name for name, role in canonical.items()}
@@ -94,7 +103,8 @@ def _check_towers(
         tail for tail in twins if group_of.get(places[image + tail], -1) != group_of.get(places[video + tail], -2)
     ]
     if not differ:
-        findings.add("towers-identical", "video_tower", f"all {counted(len(twins), 'tensor')} are the image tower's")
+        code = "towers-assembled" if copied else "towers-identical"
+        findings.add(code, "video_tower", f"all {counted(len(twins), 'tensor')} are the image tower's")
     elif len(differ) < len(twins) // 2:
         what = f"{len(twins) - len(differ)} of {counted(len(twins), 'tensor')} are the image tower's"
         findings.add("towers-alike", "video_tower", f"{what}; different: {some(differ)}")

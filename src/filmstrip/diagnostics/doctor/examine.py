@@ -70,7 +70,7 @@ def _diagnose(directory: Path, values: bool, towers: TowerSources, on_progress: 
     if values:
         contents = read_contents(stored, matched, findings, on_progress)
         check_values(stored, matched, contents, findings)
-        check_copies(stored, matched, expected, contents, findings)
+        check_copies(stored, matched, expected, contents, findings, copied_towers=settings.copied_towers)
     if not findings.errors:
         _try_reader(directory, towers, findings)
     facts = _facts(directory, settings, stored, matched, expected, values)
