@@ -26,6 +26,7 @@ from filmstrip.testing.tiny import (
     write_json,
     write_tiny_checkpoint,
 )
+from filmstrip.text.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -526,6 +527,28 @@ def test_temporal_attention_that_is_a_copy_of_the_spatial_one_is_normal(sound: P
         sound, lambda state: copy(state, f"{layer}.self_attn.q_proj.weight", f"{layer}.temporal_attn.k_proj.weight")
     )
     assert serious(diagnose(sound)) == {"tensors-identical"}
+
+
+def without_video_token(directory: Path) -> None:
+    """A tokenizer that has another special token in place of `<video>`."""
+    path = directory / "tokenizer.json"
+    path.write_text(path.read_text().replace('"<video>"', '"<clip>"'))
+    assert Tokenizer.from_directory(directory).token_to_id("<video>") is None
+
+
+@pytest.mark.parametrize("role", ["bos_id", "eos_id", "pad_id", "unk_id"])
+def test_a_placeholder_on_a_special_token_with_a_role(sound: Path, role: str) -> None:
+    """Also where the tokenizer has no <video> of its own to compare with."""
+    token_id = getattr(Tokenizer.from_directory(sound), role)
+    without_video_token(sound)
+    settings(sound, "config.json", video_token_index=token_id)
+    assert serious(diagnose(sound)) == {"placeholder-is-another-token"}
+    assert f"{token_id}, which is" in only(diagnose(sound), "placeholder-is-another-token").what
+
+
+def test_a_placeholder_on_a_special_token_without_a_role(sound: Path) -> None:
+    without_video_token(sound)
+    assert not serious(diagnose(sound)) & {"placeholder-is-another-token", "placeholder-missing"}
 
 
 def test_what_a_truncated_file_still_holds_is_examined(sound: Path) -> None:
