@@ -363,7 +363,7 @@ PLANTS: list[tuple[str, Callable[[Path], object], str]] = [
     (
         "towers-alike",
         tensors(lambda state: copy_tower(state, "class_embedding", "post_layernorm.weight", "post_layernorm.bias")),
-        "68 of 71 tensors",
+        "26 of 26 matrices",
     ),
     (
         "tensors-identical",
@@ -527,6 +527,29 @@ def test_temporal_attention_that_is_a_copy_of_the_spatial_one_is_normal(sound: P
         sound, lambda state: copy(state, f"{layer}.self_attn.q_proj.weight", f"{layer}.temporal_attn.k_proj.weight")
     )
     assert serious(diagnose(sound)) == {"tensors-identical"}
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.05, "warning"), (0.3, "warning"), (0.49, "warning"), (0.6, "note")])
+def test_towers_that_were_copied_in_part(sound: Path, share: float, severity: str) -> None:
+    """The published checkpoint shares most of its matrices; a few of many are a mistake."""
+    matrices = [name for name, tensor in load_file(sound / WEIGHTS).items() if TOWER in name and tensor.dim() > 1]
+    copies = matrices[: max(1, int(share * len(matrices)))]
+    weights(sound, lambda state: [copy(state, name, name.replace("image_tower", "video_tower")) for name in copies])
+    finding = only(diagnose(sound), "towers-alike")
+    assert finding.severity == severity
+    assert finding.what.startswith(f"{len(copies)} of {len(matrices)} matrices are the image tower's")
+
+
+def test_towers_whose_norms_and_biases_agree_are_nothing_to_report(sound: Path) -> None:
+    weights(
+        sound,
+        lambda state: [
+            copy(state, name, name.replace("image_tower", "video_tower"))
+            for name in list(state)
+            if TOWER in name and state[name].dim() == 1
+        ],
+    )
+    assert not any(finding.code.startswith("towers") for finding in diagnose(sound).findings)
 
 
 def without_video_token(directory: Path) -> None:

@@ -260,7 +260,11 @@ _VALUES = {
         "The video tower is a copy of the image tower, as it was assembled (config.json records it); they part when "
         "trained."
     ),
-    "towers-alike": _note("The towers share most weights, as those of the published checkpoint do."),
+    "towers-alike": _note(
+        "The towers share weights. In the published checkpoint they share most; if they share a few only, a conversion "
+        "may have read some of one tower into the other.",
+        "Nothing needs to be done if most are equal; otherwise compare the towers with their source, or convert again.",
+    ),
     "tensors-identical": _warning(
         "Tensors that training never makes equal hold the same bytes: one was written in place of the other.",
         "Convert again, unless layers were copied on purpose (depth up-scaling).",
