@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from filmstrip.checkpoint.assemble import AssembleOptions, assemble
 from filmstrip.checkpoint.pku_towers import TowerSources
 from filmstrip.diagnostics.doctor import Diagnosis, Finding, diagnose
+from filmstrip.errors import CheckpointError
 from filmstrip.testing.original import Place, original_config, original_state, write_original_checkpoint
 from filmstrip.testing.random_reference import reference_model
 from filmstrip.testing.tiny import (
@@ -177,6 +179,20 @@ def test_towers_on_their_own_are_sound(tmp_path: Path) -> None:
     assert text.sentence.startswith("LLaMA text tower, LlamaForCausalLM layout, float32, ")
     assert vision.sound, vision.findings
     assert vision.sentence.startswith("CLIP vision tower, CLIPModel layout, float32, ")
+
+
+def test_a_decoder_without_a_head_is_sound_as_a_tower(tmp_path: Path) -> None:
+    """transformers' LlamaModel. A LlamaForCausalLM that has lost its head is another matter."""
+    write_text_tower(tmp_path, bare=True)
+    change(tmp_path / "model.safetensors", lm_head__weight=None)
+    diagnosis = diagnose(tmp_path)
+    assert diagnosis.sound, diagnosis.findings
+    assert "cannot generate" in only(diagnosis, "head-missing").meaning
+    with pytest.raises(CheckpointError, match=r"'lm_head\.weight' is missing"):
+        assemble(tmp_path, tmp_path, AssembleOptions())
+    write_text_tower(tmp_path)
+    change(tmp_path / "model.safetensors", lm_head__weight=None)
+    assert serious(diagnose(tmp_path)) == {"tensors-missing"}
 
 
 def test_faults_in_towers_on_their_own(tmp_path: Path) -> None:

@@ -143,6 +143,11 @@ _NAMES = {
         "does.",
         "Load with the preset original to use it.",
     ),
+    "head-missing": _note(
+        "The text tower is a decoder without a head: it gives hidden states and cannot generate.",
+        "Nothing needs to be done for the decoder alone; loading, converting and assembling want the checkpoint of the "
+        "whole LlamaForCausalLM.",
+    ),
     "tower-elsewhere": _note(
         "The original release keeps its vision towers in repositories of their own; this one was not examined.",
         "Check its repository too, or give its directory with an option of the tower's name.",
