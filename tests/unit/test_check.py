@@ -653,11 +653,20 @@ def test_nothing_to_examine(tmp_path: Path) -> None:
 def test_the_sentence_says_what_can_be_told(sound: Path) -> None:
     (sound / "config.json").unlink()
     assert diagnose(sound).sentence == (
-        "A checkpoint in the hub layout (A) of Video-LLaVA, float32, 272 k parameters; its config.json cannot be used"
+        "A checkpoint in the hub layout (A) of Video-LLaVA, float32, 272 k parameters; it has no config.json"
     )
     (sound / "config.json").write_text("{}")
+    assert diagnose(sound).sentence.endswith("its config.json cannot be used")
     renamed(sound)
     assert diagnose(sound).sentence == "Not a checkpoint of a model known here"
+
+
+def test_the_sentence_tells_unreadable_weights_from_none(sound: Path) -> None:
+    (sound / WEIGHTS).write_bytes(b"")
+    expected = "Video-LLaVA without temporal attention, {}, 272 k parameters"
+    assert diagnose(sound).sentence == expected.format("weights that cannot be read")
+    (sound / WEIGHTS).unlink()
+    assert diagnose(sound).sentence == expected.format("no weights")
 
 
 def test_symbolic_links_are_followed_inside_the_hub_cache_alone(sound: Path, tmp_path: Path) -> None:

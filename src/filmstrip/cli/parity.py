@@ -50,7 +50,9 @@ def parity(
     ] = 16,
     structure: Annotated[
         bool,
-        typer.Option("--structure", help="Names and shapes alone; a config.json or 7b will do", rich_help_panel=_COMPARE),
+        typer.Option(
+            "--structure", help="Names and shapes alone; a config.json or 7b will do", rich_help_panel=_COMPARE
+        ),
     ] = False,
     preset: options.PresetName = None,
     temporal: options.Temporal = None,

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from filmstrip.checkpoint.describe import describe, dtype_names, short_count
+from filmstrip.checkpoint.describe import describe, dtype_names, model_title, short_count
 from filmstrip.checkpoint.files import TensorReader, has_weights
 from filmstrip.checkpoint.pku_config import TOWER_KEYS
 from filmstrip.checkpoint.pku_towers import IN_CHECKPOINT, TowerSources
@@ -135,14 +135,15 @@ def _sentence(settings: Settings, stored: Stored, matched: Matched, expected: Ex
     """What this is, as far as it can be told."""
     dtype = "/".join(_dtypes(stored, matched)) or "no weights"
     if settings.config is not None and expected is not None:
+        if not stored.tensors:
+            weights = "weights that cannot be read" if stored.files else "no weights"
+            return f"{model_title(settings.config)}, {weights}, {short_count(expected.count)} parameters"
         layout = "no layout known here" if matched.layout is None else matched.layout.title
         return describe(settings.config, layout, dtype, expected.count)
     if matched.layout is not None:
         count = sum(stored.tensors[name].numel for name in matched.entries)
-        return (
-            f"A checkpoint in the {title(matched.layout)}, {dtype}, {short_count(count)} parameters; "
-            "its config.json cannot be used"
-        )
+        problem = "it has no config.json" if settings.nothing else "its config.json cannot be used"
+        return f"A checkpoint in the {title(matched.layout)}, {dtype}, {short_count(count)} parameters; {problem}"
     return "Not a checkpoint of a model known here" if stored.tensors else "A checkpoint without readable weights"
 
 
