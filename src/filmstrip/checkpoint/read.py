@@ -86,8 +86,8 @@ def read_checkpoint(directory: Path, towers: TowerSources | None = None) -> Chec
 def part_of_a_model(place: Path, description: str) -> CheckpointError:
     """The error for a tower on its own where a multimodal model is wanted."""
     return CheckpointError(
-        f"{place} is only a part of a model ({description}); `filmstrip assemble` builds a multimodal model from a text "
-        "tower and a vision tower"
+        f"{place} is only a part of a model ({description}); `filmstrip assemble` builds a multimodal model from a "
+        "text tower and a vision tower"
     )
 
 

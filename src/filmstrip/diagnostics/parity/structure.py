@@ -84,7 +84,8 @@ def compare_structure(model: str, against: str) -> StructureReport:
 
     Either is what `filmstrip params` takes, `7b` included. Against `transformers`, both are built on the meta device
     from the configuration of `model`. Against another checkpoint, what its files hold counts (or, where there is only a
-    configuration, what that asks for), and so for `model`. Raises `CheckpointError` or `ConfigError` for what cannot be read.
+    configuration, what that asks for), and so for `model`. Raises `CheckpointError` or `ConfigError` for what cannot
+    be read.
     """
     if against == TRANSFORMERS:
         config, values = _configuration(model)
