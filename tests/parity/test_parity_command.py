@@ -379,11 +379,29 @@ def test_video_pixels_of_two_checkpoints_are_equal_or_not(good: Path, faulty: Pa
     assert {fault.step.site for fault in report.faults} == {"pixels.images", "pixels.videos"}
 
 
-def test_models_of_other_depths_say_so(good: Path, tmp_path: Path) -> None:
-    write_tiny_checkpoint(tmp_path, tiny_hf_config(**CONFIG, text_num_hidden_layers=2), seed=4)
-    report = compare(tmp_path, good)
-    assert report.exit_code == 1
+def test_models_of_other_depths_say_so(good: Path, faulty: Path) -> None:
+    """The same model without its last block: the norm is in order, but it reads the output of another block."""
+    edit_config(faulty, lambda config: config["text_config"].update(num_hidden_layers=2))
+    edit_weights(
+        faulty, lambda state: [state.pop(name) for name in list(state) if "language_model.model.layers.2." in name]
+    )
+    report = compare(faulty, good)
     assert "2 text layers here, 3 in the reference" in report.notes
+    line = "the reference has 1 more block of the text tower after blocks.1"
+    assert_first(report, "text_tower.final_norm", "text_tower.blocks.2", line)
+    assert report.faults[0].hints == (line,) and report.faults[0].their_module == "text_tower.blocks.2"
+    fault = compare(good, faulty).faults[0]
+    assert (fault.module, fault.their_module) == ("text_tower.blocks.2", "")
+    assert fault.hints == ("this model has 1 more block of the text tower after blocks.1",)
+
+
+def test_towers_of_other_depths_say_so(good: Path, tmp_path: Path) -> None:
+    """The hidden state that is projected is counted from the end, so it is another one."""
+    write_tiny_checkpoint(tmp_path, tiny_hf_config(**CONFIG, vision_num_hidden_layers=2), seed=4)
+    report = compare(tmp_path, good)
+    hints = [hint for fault in report.faults for hint in fault.hints]
+    for kind in ("image", "video"):
+        assert f"the reference has 2 more blocks of the {kind} tower after blocks.1" in hints
 
 
 def test_the_number_of_frames_can_be_chosen(good: Path) -> None:

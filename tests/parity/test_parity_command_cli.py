@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from filmstrip.testing.original import write_original_checkpoint
 from filmstrip.testing.tiny import tiny_hf_config, write_json, write_tiny_checkpoint
 from tests.e2e.helpers import refused, run, succeed
 
@@ -203,10 +204,37 @@ def test_structure_of_the_published_7b_needs_its_config_alone(tmp_path: Path) ->
 
 
 @needs_transformers
+def test_structure_of_7b_by_its_name_needs_no_file(good: Path) -> None:
+    """As `filmstrip params` and `filmstrip memory` take it."""
+    report = succeed("parity", "7b", "--structure", "--json").json
+    assert report["tensors"] == {"ours": 1077, "theirs": 1077}
+    assert report["parameters"] == {"ours": 7_366_279_168, "theirs": 7_366_279_168}
+    assert succeed("parity", "7b", "--structure", "--against", "7b").out.startswith("equal: 1,077 tensors")
+
+
+@pytest.mark.parametrize("section", ["text_config", "vision_config"])
+def test_structure_of_a_tower_on_its_own_says_what_it_is(tmp_path: Path, section: str) -> None:
+    write_json(tmp_path / "config.json", tiny_hf_config()[section])
+    title = {"text_config": "LLaMA text tower", "vision_config": "CLIP vision tower"}[section]
+    for against in ("transformers", "tiny"):
+        line = refused("parity", tmp_path, "--structure", "--against", against)
+        assert f"only a part of a model ({title}" in line and "filmstrip assemble" in line
+
+
+@needs_transformers
 @pytest.mark.parametrize("overrides", [{"tie_word_embeddings": True}, {"text_attention_bias": True}, {}])
 def test_structure_of_other_configurations(tmp_path: Path, overrides: dict[str, object]) -> None:
     write_json(tmp_path / "config.json", tiny_hf_config(**overrides))
     succeed("parity", tmp_path, "--structure")
+
+
+@needs_transformers
+def test_structure_of_the_original_layout_is_refused_as_its_values_are(tmp_path: Path) -> None:
+    """transformers would build something from its own defaults: the file has no text_config."""
+    write_original_checkpoint(tmp_path)
+    for options in ((), ("--structure",)):
+        assert "--to hf" in refused("parity", tmp_path, *options)
+    assert succeed("parity", tmp_path, "--structure", "--against", tmp_path).out.startswith("equal")
 
 
 def test_structure_of_two_checkpoints(good: Path, tmp_path: Path) -> None:

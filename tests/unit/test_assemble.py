@@ -14,6 +14,7 @@ from filmstrip.checkpoint.convert_output import Output, WriteOptions, write_outp
 from filmstrip.checkpoint.convert_vocabulary import MULTIPLE
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.checkpoint.towers import load_text_tower, load_vision_tower
+from filmstrip.diagnostics.doctor import diagnose
 from filmstrip.errors import CheckpointError, ConfigError, FilmstripError
 from filmstrip.ops.masks import causal_mask
 from filmstrip.testing.original import languagebind_config, original_state, write_plain_tokenizer
@@ -255,6 +256,22 @@ def test_transformers_loads_the_result_and_agrees(tmp_path: Path, llama: Path, c
     template = (directory / "chat_template.jinja").read_text()
     text = theirs.apply_chat_template([message], chat_template=template, tokenize=False, add_generation_prompt=True)
     assert text == "USER: <video>\nwhat ASSISTANT:"
+
+
+def test_the_doctor_finds_the_result_sound_and_knows_why_its_towers_are_equal(
+    tmp_path: Path, llama: Path, clip: Path
+) -> None:
+    """Saved again, as training does it, the record stays."""
+    directory, _ = build(llama, clip, tmp_path / "out")
+    load(directory, quiet=True).save(tmp_path / "saved")
+    for place in (directory, tmp_path / "saved"):
+        diagnosis = diagnose(place)
+        assert diagnosis.sound, diagnosis.findings
+        assert "towers-assembled" in {finding.code for finding in diagnosis.findings}
+    for number, options in enumerate(({"shared_towers": True}, {"video_vision": write_clip(tmp_path / "b", seed=5)})):
+        directory, _ = build(llama, clip, tmp_path / f"out{number}", **options)
+        assert read_checkpoint(directory).extras.copied_towers is None
+        assert diagnose(directory).sound
 
 
 def test_the_card_says_what_it_is_made_of(tmp_path: Path, llama: Path, clip: Path) -> None:

@@ -26,6 +26,7 @@ from filmstrip.testing.tiny import (
     write_json,
     write_tiny_checkpoint,
 )
+from filmstrip.text.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -95,6 +96,11 @@ def swap_offsets(entries: dict[str, Any]) -> None:
     entries[f"{BLOCK}.self_attn.k_proj.weight"]["data_offsets"] = entries[f"{BLOCK}.self_attn.v_proj.weight"][
         "data_offsets"
     ]
+
+
+def assembled(directory: Path) -> None:
+    settings(directory, "config.json", filmstrip={"copied_towers": True})
+    weights(directory, copy_tower)
 
 
 def cut(directory: Path, count: int) -> None:
@@ -219,6 +225,18 @@ def damaged_index(directory: Path) -> None:
     (directory / INDEX).write_text('{"weight_map": []}')
 
 
+def link_out(file: str) -> Callable[[Path], None]:
+    """Move a file out of the directory and leave a link to it; `model-...` is one of two shards."""
+
+    def plant(directory: Path) -> None:
+        if file.startswith("model-"):
+            shards(directory)
+        (directory / file).rename(directory.parent / f"elsewhere-{file}")
+        (directory / file).symlink_to(directory.parent / f"elsewhere-{file}")
+
+    return plant
+
+
 def unused_temporal(directory: Path) -> None:
     temporal(directory)
 
@@ -233,6 +251,11 @@ PLANTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("lfs-pointer", write(WEIGHTS, POINTER), WEIGHTS),
     ("lfs-pointer", write("tokenizer.json", POINTER), "tokenizer.json"),
     ("lfs-pointer", write("config.json", POINTER), "config.json"),
+    ("link-outside", link_out(WEIGHTS), WEIGHTS),
+    ("link-outside", link_out("model-00002-of-00002.safetensors"), "model-00002-of-00002.safetensors"),
+    ("link-outside", link_out("config.json"), "config.json"),
+    ("link-outside", link_out("generation_config.json"), "generation_config.json"),
+    ("link-outside", link_out("preprocessor_config.json"), "preprocessor_config.json"),
     ("file-damaged", write(WEIGHTS, b"<!DOCTYPE html><html>not found</html>"), "not a safetensors file"),
     ("file-damaged", write(WEIGHTS, b""), "0 bytes"),
     ("file-truncated", lambda directory: cut(directory, 1), "175 of 176 tensors are whole"),
@@ -336,10 +359,11 @@ PLANTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("tied-differ", lambda directory: tied(directory, equal=False), HEAD),
     ("copies-expected", lambda directory: tied(directory, equal=True), HEAD),
     ("towers-identical", tensors(copy_tower), "all 71 tensors"),
+    ("towers-assembled", assembled, "all 71 tensors"),
     (
         "towers-alike",
         tensors(lambda state: copy_tower(state, "class_embedding", "post_layernorm.weight", "post_layernorm.bias")),
-        "68 of 71 tensors",
+        "26 of 26 matrices",
     ),
     (
         "tensors-identical",
@@ -404,8 +428,8 @@ def test_faults_that_are_several_at_once(
 
 def test_every_kind_of_finding_is_planted_here() -> None:
     planted = {code for code, *_ in PLANTS} | {code for code, *_ in ALSO}
-    # Planted below: a file that shrinks while it is read, a reader that knows more. In test_check_families: a tower.
-    elsewhere = {"values-unreadable", "reader-refuses", "tower-elsewhere"}
+    # Planted below: a file that shrinks while it is read, a reader that knows more. In test_check_families: towers.
+    elsewhere = {"values-unreadable", "reader-refuses", "tower-elsewhere", "head-missing"}
     assert planted | elsewhere == set(CATALOGUE)
 
 
@@ -505,6 +529,51 @@ def test_temporal_attention_that_is_a_copy_of_the_spatial_one_is_normal(sound: P
     assert serious(diagnose(sound)) == {"tensors-identical"}
 
 
+@pytest.mark.parametrize(("share", "severity"), [(0.05, "warning"), (0.3, "warning"), (0.49, "warning"), (0.6, "note")])
+def test_towers_that_were_copied_in_part(sound: Path, share: float, severity: str) -> None:
+    """The published checkpoint shares most of its matrices; a few of many are a mistake."""
+    matrices = [name for name, tensor in load_file(sound / WEIGHTS).items() if TOWER in name and tensor.dim() > 1]
+    copies = matrices[: max(1, int(share * len(matrices)))]
+    weights(sound, lambda state: [copy(state, name, name.replace("image_tower", "video_tower")) for name in copies])
+    finding = only(diagnose(sound), "towers-alike")
+    assert finding.severity == severity
+    assert finding.what.startswith(f"{len(copies)} of {len(matrices)} matrices are the image tower's")
+
+
+def test_towers_whose_norms_and_biases_agree_are_nothing_to_report(sound: Path) -> None:
+    weights(
+        sound,
+        lambda state: [
+            copy(state, name, name.replace("image_tower", "video_tower"))
+            for name in list(state)
+            if TOWER in name and state[name].dim() == 1
+        ],
+    )
+    assert not any(finding.code.startswith("towers") for finding in diagnose(sound).findings)
+
+
+def without_video_token(directory: Path) -> None:
+    """A tokenizer that has another special token in place of `<video>`."""
+    path = directory / "tokenizer.json"
+    path.write_text(path.read_text().replace('"<video>"', '"<clip>"'))
+    assert Tokenizer.from_directory(directory).token_to_id("<video>") is None
+
+
+@pytest.mark.parametrize("role", ["bos_id", "eos_id", "pad_id", "unk_id"])
+def test_a_placeholder_on_a_special_token_with_a_role(sound: Path, role: str) -> None:
+    """Also where the tokenizer has no <video> of its own to compare with."""
+    token_id = getattr(Tokenizer.from_directory(sound), role)
+    without_video_token(sound)
+    settings(sound, "config.json", video_token_index=token_id)
+    assert serious(diagnose(sound)) == {"placeholder-is-another-token"}
+    assert f"{token_id}, which is" in only(diagnose(sound), "placeholder-is-another-token").what
+
+
+def test_a_placeholder_on_a_special_token_without_a_role(sound: Path) -> None:
+    without_video_token(sound)
+    assert not serious(diagnose(sound)) & {"placeholder-is-another-token", "placeholder-missing"}
+
+
 def test_what_a_truncated_file_still_holds_is_examined(sound: Path) -> None:
     """Names that the header has are not missing, and values that are there are read."""
     weights(sound, lambda state: state[HEAD].fill_(float("nan")))
@@ -584,11 +653,20 @@ def test_nothing_to_examine(tmp_path: Path) -> None:
 def test_the_sentence_says_what_can_be_told(sound: Path) -> None:
     (sound / "config.json").unlink()
     assert diagnose(sound).sentence == (
-        "A checkpoint in the hub layout (A) of Video-LLaVA, float32, 272 k parameters; its config.json cannot be used"
+        "A checkpoint in the hub layout (A) of Video-LLaVA, float32, 272 k parameters; it has no config.json"
     )
     (sound / "config.json").write_text("{}")
+    assert diagnose(sound).sentence.endswith("its config.json cannot be used")
     renamed(sound)
     assert diagnose(sound).sentence == "Not a checkpoint of a model known here"
+
+
+def test_the_sentence_tells_unreadable_weights_from_none(sound: Path) -> None:
+    (sound / WEIGHTS).write_bytes(b"")
+    expected = "Video-LLaVA without temporal attention, {}, 272 k parameters"
+    assert diagnose(sound).sentence == expected.format("weights that cannot be read")
+    (sound / WEIGHTS).unlink()
+    assert diagnose(sound).sentence == expected.format("no weights")
 
 
 def test_symbolic_links_are_followed_inside_the_hub_cache_alone(sound: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from filmstrip.checkpoint.assemble import AssembleOptions, assemble
 from filmstrip.checkpoint.pku_towers import TowerSources
 from filmstrip.diagnostics.doctor import Diagnosis, Finding, diagnose
+from filmstrip.errors import CheckpointError
 from filmstrip.testing.original import Place, original_config, original_state, write_original_checkpoint
 from filmstrip.testing.random_reference import reference_model
 from filmstrip.testing.tiny import (
@@ -179,6 +181,20 @@ def test_towers_on_their_own_are_sound(tmp_path: Path) -> None:
     assert vision.sentence.startswith("CLIP vision tower, CLIPModel layout, float32, ")
 
 
+def test_a_decoder_without_a_head_is_sound_as_a_tower(tmp_path: Path) -> None:
+    """transformers' LlamaModel. A LlamaForCausalLM that has lost its head is another matter."""
+    write_text_tower(tmp_path, bare=True)
+    change(tmp_path / "model.safetensors", lm_head__weight=None)
+    diagnosis = diagnose(tmp_path)
+    assert diagnosis.sound, diagnosis.findings
+    assert "cannot generate" in only(diagnosis, "head-missing").meaning
+    with pytest.raises(CheckpointError, match=r"'lm_head\.weight' is missing"):
+        assemble(tmp_path, tmp_path, AssembleOptions())
+    write_text_tower(tmp_path)
+    change(tmp_path / "model.safetensors", lm_head__weight=None)
+    assert serious(diagnose(tmp_path)) == {"tensors-missing"}
+
+
 def test_faults_in_towers_on_their_own(tmp_path: Path) -> None:
     write_text_tower(tmp_path / "text")
     write_vision_tower(tmp_path / "vision")
@@ -214,10 +230,22 @@ def test_what_transformers_writes_with_defaults_and_in_shards_is_sound(tmp_path:
     assert len(diagnosis.facts["files"]) > 2
 
 
-def test_tied_and_saved_by_transformers_is_sound(tmp_path: Path) -> None:
-    config = tiny_hf_config(tie_word_embeddings=True, text_tie_word_embeddings=True)
+@pytest.mark.parametrize("inner", [True, None], ids=["said twice", "said once"])
+def test_tied_and_saved_by_transformers_is_sound(tmp_path: Path, inner: bool | None) -> None:
+    """Said once, transformers writes the inner flag all the same: false, its default, which it never reads."""
+    config = tiny_hf_config(tie_word_embeddings=True, text_tie_word_embeddings=inner)
     reference_model(config).save_pretrained(tmp_path)
     write_tiny_tokenizer(tmp_path)
     write_tiny_processor(tmp_path, config)
     diagnosis = diagnose(tmp_path)
     assert diagnosis.sound, diagnosis.findings
+    codes = [finding.code for finding in diagnosis.findings]
+    assert ("tie-stated-twice" in codes) == (inner is None)
+
+
+def test_flags_of_tying_that_disagree_are_a_warning_where_a_head_is_stored(tmp_path: Path) -> None:
+    """There they lead to two models: one with that head, one without."""
+    write_tiny_checkpoint(tmp_path)
+    config = tiny_hf_config(tie_word_embeddings=True, text_tie_word_embeddings=False)
+    write_json(tmp_path / "config.json", config)
+    assert serious(diagnose(tmp_path)) == {"tie-stated-twice", "tied-differ"}

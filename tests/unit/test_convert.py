@@ -108,6 +108,19 @@ def test_hf_to_the_original_and_back_changes_the_added_rows_alone(tmp_path: Path
         assert before.encode(text).ids == after.encode(text).ids
 
 
+def test_a_chat_template_that_does_not_come_back_is_noted_both_ways(tmp_path: Path) -> None:
+    """The original has none, so what is written on the way back is the family's."""
+    write_tiny_checkpoint(tmp_path / "hf")
+    (tmp_path / "hf" / "chat_template.jinja").write_text("{{ 'mine' }}")
+    there = convert(tmp_path / "hf", ConvertOptions(to="pku"))
+    assert any("chat template is left out" in note for note in there.notes)
+    write_output(there, tmp_path / "pku", WriteOptions())
+    back = convert(tmp_path / "pku", ConvertOptions())
+    assert any("chat template written is the family's own" in note for note in back.notes)
+    assert b"mine" not in back.files["chat_template.jinja"]
+    assert "chat template written" in back.files["README.md"].decode()
+
+
 @pytest.mark.parametrize("preset", ["original", "transformers"])
 def test_the_logits_are_the_same(original: Path, tmp_path: Path, preset: str) -> None:
     """Both presets: with temporal attention and without; rows beyond the old vocabulary apart."""

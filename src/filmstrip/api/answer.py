@@ -37,7 +37,8 @@ class Timings:
 class Origin:
     """What answered: the parts of a run card that are the same for every answer of one loaded model.
 
-    `changed` names the fields of `preset` that the user set apart from it.
+    `changed` names the fields of `preset` that the user set apart from it. `copied_towers`: the checkpoint records that
+    its video tower began as a copy of its image tower, which saving hands on.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Origin:
     dtype: str
     device: str
     changed: tuple[str, ...] = ()
+    copied_towers: bool | None = None
 
     def preset_name(self, frame_sampler: str | None = None) -> str:
         """The preset's name, and whether what ran differs from it (in the frame sampler of one question, say)."""

@@ -168,6 +168,7 @@ class Assistant(RequestBuilder):
             chat_template=processor.chat_template,
             trained_frames=processor.trained_frames,
             preset=self.origin.preset.name,
+            copied_towers=self.origin.copied_towers,
         )
         return save_checkpoint(self.model, Path(directory), companions, ExportOptions(overwrite=overwrite))
 

@@ -81,6 +81,7 @@ class OpenedModel(RequestBuilder):
             dtype=report.dtype,
             device=str(self.device),
             changed=self.program.changed,
+            copied_towers=self.checkpoint.extras.copied_towers,
         )
         return Assistant(model, self.processor, origin, self.selection, self.sampling, warnings)
 

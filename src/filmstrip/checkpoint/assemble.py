@@ -87,7 +87,7 @@ def assemble(text_directory: Path, vision_directory: Path, options: AssembleOpti
     notes = _notes(config, vocabulary, options)
     return Output(
         tensors=in_layout(_without_tied_head(tensors, config), get_layout(LAYOUT)),
-        files=_files(text_directory, config, vocabulary, dtype)
+        files=_files(text_directory, config, vocabulary, dtype, copied_towers=image.hash == video.hash)
         | {CARD_FILE: _card(towers, config, vocabulary, options, notes)},
         layout=get_layout(LAYOUT).title,
         sources=sources,
@@ -182,9 +182,17 @@ def _without_tied_head(tensors: dict[str, LazyTensor], config: ModelConfig) -> d
 
 
 def _files(
-    text_directory: Path, config: ModelConfig, vocabulary: ExtendedVocabulary, dtype: torch.dtype
+    text_directory: Path,
+    config: ModelConfig,
+    vocabulary: ExtendedVocabulary,
+    dtype: torch.dtype,
+    *,
+    copied_towers: bool,
 ) -> dict[str, bytes]:
-    """Configuration, processor, tokenizer, and the prompt of LLaVA, whatever the text tower's own was."""
+    """Configuration, processor, tokenizer, and the prompt of LLaVA, whatever the text tower's own was.
+
+    `copied_towers`: both towers are of one checkpoint, which is recorded unless they are one module.
+    """
     own = read_generation_defaults(text_directory, Fields(read_json(text_directory / CONFIG_FILE), CONFIG_FILE))
     temporal = config.video_tower.temporal_attention
     companions = Companions(
@@ -193,6 +201,7 @@ def _files(
         chat_template=CHAT_TEMPLATE,
         trained_frames=config.video_tower.temporal_frames if temporal else FRAMES,
         preset="original" if temporal else None,  # the one preset that runs temporal attention
+        copied_towers=True if copied_towers and not config.shared_towers else None,
     )
     return companion_files(config, dtype, companions)
 

@@ -29,6 +29,10 @@ CHAT_TEMPLATE = (
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+TEMPLATE_NOTE = (
+    "the chat template written is the family's own: the original layout holds none, so one that the model had before "
+    "is not brought back"
+)
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "USE_POLICY.md")
 _CARRIED = (
     *FILE_NAMES,
@@ -84,7 +88,7 @@ def original_to_hf(
         tensors={**tensors, **resized},
         files=companion_files(grown, dtype, companions),
         added_rows=vocabulary.size - rows,
-        notes=vocabulary.notes,
+        notes=(*vocabulary.notes, TEMPLATE_NOTE),
     )
 
 

@@ -42,7 +42,7 @@ class Companions:
     """What a checkpoint holds beside weights and model configuration.
 
     `files` are written as they are: the tokenizer's (`tokenizer.json`, `tokenizer_config.json`, …), a model card.
-    Without `pixels` it is CLIP's transform at the towers' size.
+    Without `pixels` it is CLIP's transform at the towers' size. The last three are of `hf_config.Extras`.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -51,6 +51,7 @@ class Companions:
     chat_template: str | None = None
     trained_frames: int = 8
     preset: str | None = None
+    copied_towers: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def companion_files(config: ModelConfig, dtype: torch.dtype, companions: Compani
         dtype=str(dtype).removeprefix("torch."),
         trained_frames=companions.trained_frames,
         preset=companions.preset,
+        copied_towers=companions.copied_towers,
     )
     size = config.image_tower.image_size
     pixels = companions.pixels or PixelSpec(size=size, crop=size)

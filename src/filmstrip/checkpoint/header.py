@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from filmstrip.checkpoint.json_file import LFS_POINTER, parse_json, require_inside
+from filmstrip.checkpoint.json_file import LFS_POINTER, parse_json
 from filmstrip.errors import CheckpointError
+from filmstrip.links import require_inside
 
 MAX_HEADER_BYTES = 32 * 2**20  # a 7B checkpoint takes about 100 kB
 MAX_TENSORS = 200_000  # a 7B checkpoint has about a thousand

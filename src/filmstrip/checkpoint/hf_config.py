@@ -33,6 +33,7 @@ class Extras:
     """The `filmstrip` section: what Hugging Face's format does not say about a model.
 
     `trained_frames` is the number of frames per clip in training; `preset` names the one the checkpoint is meant for.
+    `copied_towers` says that the video tower began as a copy of the image tower (None: nothing is known).
     """
 
     temporal_attention: bool = False
@@ -40,6 +41,7 @@ class Extras:
     shared_towers: bool = False
     trained_frames: int = 8
     preset: str | None = None
+    copied_towers: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -226,4 +228,5 @@ def _extras(fields: Fields | None, family: Format) -> Extras:
         shared_towers=fields.boolean("shared_towers", False),
         trained_frames=fields.integer("trained_frames", default.trained_frames, high=MAX_FRAMES),
         preset=fields.choice("preset", "", PRESETS) if "preset" in fields else None,
+        copied_towers=fields.boolean("copied_towers", False) if "copied_towers" in fields else None,
     )

@@ -18,6 +18,7 @@ def config_values(
     dtype: str,
     trained_frames: int = 8,
     preset: str | None = None,
+    copied_towers: bool | None = None,
 ) -> dict[str, Any]:
     """The content of `config.json`; `dtype` is torch's name for it (`float32`).
 
@@ -46,6 +47,7 @@ def config_values(
         shared_towers=model.shared_towers,
         trained_frames=trained_frames,
         preset=preset,
+        copied_towers=copied_towers,
     )
     layers = model.select_layers
     videos = {

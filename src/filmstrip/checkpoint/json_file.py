@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from filmstrip.errors import CheckpointError
+from filmstrip.links import require_inside
 
 MAX_JSON_BYTES = 16 * 2**20  # configurations are kilobytes, the index of a 7B checkpoint 112 kB
 LFS_POINTER = b"version https://git-lfs"
@@ -37,19 +38,6 @@ def read_bounded(path: Path, limit: int) -> bytes:
     if len(raw) > limit:
         raise CheckpointError(f"{path} is larger than {limit} bytes, the limit for such a file")
     return raw
-
-
-def require_inside(path: Path) -> None:
-    """Raise `CheckpointError` for a symbolic link that leads out of its own directory.
-
-    The hub's cache keeps `snapshots/<revision>/<file>` as a link to `blobs/<hash>` beside `snapshots`; that is inside.
-    """
-    if not path.is_symlink():
-        return
-    target, home = path.resolve(), path.parent.resolve()
-    caches = [parent.parent.parent / "blobs" for parent in (home, *home.parents) if parent.parent.name == "snapshots"]
-    if not target.is_relative_to(home) and target.parent not in caches:
-        raise CheckpointError(f"{path} is a link to something outside its directory, which is not followed")
 
 
 def parse_json(raw: bytes, source: str) -> dict[str, Any]:

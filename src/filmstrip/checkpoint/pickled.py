@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from filmstrip.checkpoint.header import DTYPES, MAX_TENSORS, TensorInfo
-from filmstrip.checkpoint.json_file import LFS_POINTER, require_inside
+from filmstrip.checkpoint.json_file import LFS_POINTER
 from filmstrip.errors import CheckpointError
+from filmstrip.links import require_inside
 from filmstrip.shapes import Tensor
 
 MAX_PICKLE_BYTES = 64 * 2**20  # the description of a 7B checkpoint takes a few hundred kB

@@ -21,6 +21,7 @@ from filmstrip.checkpoint.rules import Mapped, detect_layout
 from filmstrip.checkpoint.tower_config import parse_vision_tower
 from filmstrip.config import VisionConfig
 from filmstrip.errors import CheckpointError
+from filmstrip.links import require_inside
 
 CONFIG_FILE = "config.json"
 IN_CHECKPOINT = "the checkpoint itself holds this tower"
@@ -48,8 +49,8 @@ def find_towers(directory: Path, config: Fields, main: Part | None, given: Tower
     """Find both towers' configurations, and their weights where `main` (None: not needed) has none.
 
     A tower is looked for where the user says, then in `image_tower/` or `video_tower/` inside the directory, then
-    under the hub id that `config` names; a path in `config` is not followed. Raises `CheckpointError` or `ConfigError`,
-    one line each.
+    under the hub id that `config` names; a path in `config` is not followed, nor is a link in place of the directory
+    that leads out. Raises `CheckpointError` or `ConfigError`, one line each.
     """
     towers = OriginalTowers()
     for name, key in TOWER_KEYS.items():
@@ -91,6 +92,7 @@ def _locate(directory: Path, name: str, config: Fields, key: str, given: str | P
     if given is not None:
         return resolve(given)
     inside = directory / name
+    require_inside(inside)
     if (inside / CONFIG_FILE).is_file():
         return inside
     option = f"--{name.replace('_', '-')}"

@@ -79,11 +79,16 @@ def read_checkpoint(directory: Path, towers: TowerSources | None = None) -> Chec
     """
     checkpoint = read_any(directory, towers)
     if isinstance(checkpoint, TowerCheckpoint):
-        raise CheckpointError(
-            f"{directory} is only a part of a model ({checkpoint.describe()}); `filmstrip assemble` builds a "
-            "multimodal model from a text tower and a vision tower"
-        )
+        raise part_of_a_model(directory, checkpoint.describe())
     return checkpoint
+
+
+def part_of_a_model(place: Path, description: str) -> CheckpointError:
+    """The error for a tower on its own where a multimodal model is wanted."""
+    return CheckpointError(
+        f"{place} is only a part of a model ({description}); `filmstrip assemble` builds a multimodal model from a "
+        "text tower and a vision tower"
+    )
 
 
 def read_any(directory: Path, towers: TowerSources | None = None) -> Checkpoint | TowerCheckpoint:

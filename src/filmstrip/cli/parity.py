@@ -50,7 +50,9 @@ def parity(
     ] = 16,
     structure: Annotated[
         bool,
-        typer.Option("--structure", help="Names and shapes alone; a config.json is enough", rich_help_panel=_COMPARE),
+        typer.Option(
+            "--structure", help="Names and shapes alone; a config.json or 7b will do", rich_help_panel=_COMPARE
+        ),
     ] = False,
     preset: options.PresetName = None,
     temporal: options.Temporal = None,
@@ -82,7 +84,7 @@ def parity(
     filmstrip parity tiny
     filmstrip parity ./converted --against ./original --preset original
     filmstrip parity ./mine clip.mp4 --against ./base --question "What moves?"
-    filmstrip parity ./my-model --structure --json
+    filmstrip parity 7b --structure
 
     [dim]error: largest difference; relative: to the reference's largest value;
     added: what the step introduces; float64: what of that stays in float64[/dim]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from filmstrip.errors import CheckpointError
+from filmstrip.links import require_inside
 from filmstrip.text.sentencepiece import sentencepiece_tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -183,6 +184,7 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        require_inside(path)
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise CheckpointError(f"{path}: {size} bytes is more than the {MAX_FILE_BYTES} a tokenizer file may have")

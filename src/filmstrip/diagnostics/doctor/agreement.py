@@ -12,18 +12,18 @@ _SECTIONS = ("text_config", "vision_config")
 _STATED_BY_DEFAULT = (256, 576, 2056)  # what transformers writes into every config.json, whatever the towers are
 
 
-def check_agreement(settings: Settings, stored_dtypes: list[str], findings: Findings) -> None:
-    """Hold config.json against itself, the other files and the dtypes of the stored tensors."""
+def check_agreement(settings: Settings, stored_dtypes: list[str], has_head: bool, findings: Findings) -> None:
+    """Hold config.json against itself, the other files and the dtypes of the stored tensors.
+
+    `has_head`: a head is stored beside the embeddings.
+    """
     values = settings.values
     if values is None or not all(isinstance(values.get(key), dict | None) for key in _SECTIONS):
         return
     sections = {key: Fields(values.get(key) or {}, f"{values.where}, {key}") for key in _SECTIONS}
     _check_dtypes(values, sections, stored_dtypes, findings)
     text = sections["text_config"] if settings.model is not None else values
-    for key, code in (("vocab_size", "vocabulary-stated-twice"), ("tie_word_embeddings", "tie-stated-twice")):
-        if text is not values and key in values and key in text and values.get(key) != text.get(key):
-            what = f"{key} is {values.get(key)!r} at the top level and {text.get(key)!r} in text_config"
-            findings.add(code, CONFIG_FILE, what)
+    _check_stated_twice(values, text, has_head, findings)
     tower = settings.model.image_tower if settings.model is not None else settings.config
     if isinstance(tower, VisionConfig) and tower.image_size % tower.patch_size:
         what = f"{tower.image_size} pixels are not a multiple of the patch's {tower.patch_size}"
@@ -31,6 +31,20 @@ def check_agreement(settings: Settings, stored_dtypes: list[str], findings: Find
     if settings.model is not None:
         _check_lengths(values, settings.model, findings)
     _check_special_ids(settings, text, findings)
+
+
+def _check_stated_twice(values: Fields, text: Fields, has_head: bool, findings: Findings) -> None:
+    """Settings of the text tower that the top level repeats, and differently.
+
+    transformers 5 writes a tied model with the flag true outside and, where nobody set it, false inside; it reads the
+    outer one. Without a head in the files every reader must take the embeddings, so that is nothing to warn of.
+    """
+    for key, code in (("vocab_size", "vocabulary-stated-twice"), ("tie_word_embeddings", "tie-stated-twice")):
+        if text is values or key not in values or key not in text or values.get(key) == text.get(key):
+            continue
+        what = f"{key} is {values.get(key)!r} at the top level and {text.get(key)!r} in text_config"
+        harmless = code == "tie-stated-twice" and values.get(key) is True and not has_head
+        findings.add(code, CONFIG_FILE, what, severity="note" if harmless else None)
 
 
 def _dtype(fields: Fields) -> str | None:

@@ -38,6 +38,11 @@ _FILES = {
         "The file is the small text that Git leaves in place of a large file; its content was never fetched.",
         "Run `git lfs pull` in the clone, or download the file from the hub.",
     ),
+    "link-outside": _error(
+        "This is a symbolic link that leads out of the checkpoint's directory. It was not followed.",
+        "Put the file or directory itself there, or name a tower's directory with its option; a checkpoint from "
+        "elsewhere with such a link is not to be trusted.",
+    ),
     "file-damaged": _error("No tensor of this file can be read.", _AGAIN),
     "file-truncated": _error("The end of the file is missing: a download or a copy was interrupted.", _AGAIN),
     "offsets-wrong": _error(
@@ -138,6 +143,11 @@ _NAMES = {
         "does.",
         "Load with the preset original to use it.",
     ),
+    "head-missing": _note(
+        "The text tower is a decoder without a head: it gives hidden states and cannot generate.",
+        "Nothing needs to be done for the decoder alone; loading, converting and assembling want the checkpoint of the "
+        "whole LlamaForCausalLM.",
+    ),
     "tower-elsewhere": _note(
         "The original release keeps its vision towers in repositories of their own; this one was not examined.",
         "Check its repository too, or give its directory with an option of the tower's name.",
@@ -172,7 +182,8 @@ _SETTINGS = {
         "Make vocab_size at the top level and in text_config equal.",
     ),
     "tie-stated-twice": _warning(
-        "config.json says at two places whether the head is tied to the embeddings, and differently.",
+        "config.json says at two places whether the head is tied to the embeddings, and differently; transformers 5 "
+        "goes by the top level, older releases by text_config.",
         "Keep tie_word_embeddings at one place.",
     ),
     "special-ids-disagree": _warning(
@@ -250,7 +261,15 @@ _VALUES = {
         "The video tower is a copy of the image tower, class token included: a conversion read one of them twice.",
         "Convert again; in the published checkpoint the two class embeddings differ.",
     ),
-    "towers-alike": _note("The towers share most weights, as those of the published checkpoint do."),
+    "towers-assembled": _note(
+        "The video tower is a copy of the image tower, as it was assembled (config.json records it); they part when "
+        "trained."
+    ),
+    "towers-alike": _note(
+        "The towers share weights. In the published checkpoint they share most; if they share a few only, a conversion "
+        "may have read some of one tower into the other.",
+        "Nothing needs to be done if most are equal; otherwise compare the towers with their source, or convert again.",
+    ),
     "tensors-identical": _warning(
         "Tensors that training never makes equal hold the same bytes: one was written in place of the other.",
         "Convert again, unless layers were copied on purpose (depth up-scaling).",

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from filmstrip.checkpoint.describe import describe, dtype_names, short_count
+from filmstrip.checkpoint.describe import describe, dtype_names, model_title, short_count
 from filmstrip.checkpoint.files import TensorReader, has_weights
 from filmstrip.checkpoint.pku_config import TOWER_KEYS
 from filmstrip.checkpoint.pku_towers import IN_CHECKPOINT, TowerSources
@@ -19,11 +19,12 @@ from filmstrip.diagnostics.doctor.recognise import Matched, recognise, title
 from filmstrip.diagnostics.doctor.settings import Settings, read_settings
 from filmstrip.diagnostics.doctor.values import Progress, check_values, read_contents
 from filmstrip.diagnostics.doctor.vocabulary import check_vocabulary
-from filmstrip.diagnostics.doctor.weights import Stored, find_pointers, reason, survey
+from filmstrip.diagnostics.doctor.weights import Stored, add_unreadable, find_pointers, reason, survey
 from filmstrip.errors import CheckpointError, FilmstripError
+from filmstrip.links import LinkError, leads_outside
 from filmstrip.models.weightless import build_meta
 
-EMBEDDING = "token_embedding.weight"
+EMBEDDING, HEAD = "token_embedding.weight", "lm_head.weight"
 
 
 def diagnose(
@@ -63,13 +64,13 @@ def _diagnose(directory: Path, values: bool, towers: TowerSources, on_progress: 
         _add_towers(directory, towers, stored, matched, findings)
     expected = None if settings.config is None else Expected.of(build_meta(settings.config))
     compare_parameters(stored, matched, expected, findings)
-    check_agreement(settings, _dtypes(stored, matched), findings)
+    check_agreement(settings, _dtypes(stored, matched), _has_head(matched), findings)
     check_vocabulary(settings, _rows(stored, matched), findings)
     check_prompts(settings, findings)
     if values:
         contents = read_contents(stored, matched, findings, on_progress)
         check_values(stored, matched, contents, findings)
-        check_copies(stored, matched, expected, contents, findings)
+        check_copies(stored, matched, expected, contents, findings, copied_towers=settings.copied_towers)
     if not findings.errors:
         _try_reader(directory, towers, findings)
     facts = _facts(directory, settings, stored, matched, expected, values)
@@ -81,6 +82,11 @@ def _add_towers(directory: Path, towers: TowerSources, stored: Stored, matched: 
     for component in TOWER_KEYS:
         given = getattr(towers, component)
         place = directory / component if given is None else resolve(given)
+        if given is None and leads_outside(place):
+            if not findings.about(component):
+                add_unreadable("link-outside", place, LinkError(place), findings)
+            matched.elsewhere.add(component)
+            continue
         if matched.holds(component):
             if place.is_dir() and has_weights(place):
                 findings.add("tensors-left-out", f"{component}/", IN_CHECKPOINT)
@@ -106,6 +112,11 @@ def _rows(stored: Stored, matched: Matched) -> int | None:
     return None
 
 
+def _has_head(matched: Matched) -> bool:
+    """Whether a head of its own is stored, or should be in a file that cannot be read."""
+    return any(name.endswith(HEAD) for name in (*matched.canonical.values(), *matched.lost))
+
+
 def _try_reader(directory: Path, towers: TowerSources, findings: Findings) -> None:
     """Whatever the checks do not know of: a checkpoint that does not open is never called sound."""
     if findings.has("tower-elsewhere"):
@@ -124,14 +135,15 @@ def _sentence(settings: Settings, stored: Stored, matched: Matched, expected: Ex
     """What this is, as far as it can be told."""
     dtype = "/".join(_dtypes(stored, matched)) or "no weights"
     if settings.config is not None and expected is not None:
+        if not stored.tensors:
+            weights = "weights that cannot be read" if stored.files else "no weights"
+            return f"{model_title(settings.config)}, {weights}, {short_count(expected.count)} parameters"
         layout = "no layout known here" if matched.layout is None else matched.layout.title
         return describe(settings.config, layout, dtype, expected.count)
     if matched.layout is not None:
         count = sum(stored.tensors[name].numel for name in matched.entries)
-        return (
-            f"A checkpoint in the {title(matched.layout)}, {dtype}, {short_count(count)} parameters; "
-            "its config.json cannot be used"
-        )
+        problem = "it has no config.json" if settings.nothing else "its config.json cannot be used"
+        return f"A checkpoint in the {title(matched.layout)}, {dtype}, {short_count(count)} parameters; {problem}"
     return "Not a checkpoint of a model known here" if stored.tensors else "A checkpoint without readable weights"
 
 

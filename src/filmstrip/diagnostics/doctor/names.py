@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from filmstrip.checkpoint.header import WEIGHT_DTYPES, TensorInfo
+from filmstrip.checkpoint.layouts import layouts_of
 from filmstrip.checkpoint.rules import Mapped
 from filmstrip.diagnostics.doctor.findings import Findings, counted, some
 from filmstrip.diagnostics.doctor.recognise import Matched
@@ -15,6 +16,8 @@ from filmstrip.diagnostics.doctor.weights import Stored
 
 TEMPORAL = ".temporal."
 POSITION_TABLE = "position_embedding.weight"
+HEAD = "lm_head.weight"
+HEADLESS = layouts_of("llama")["bare"]  # transformers' `LlamaModel`, the decoder without its head
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ def _check_missing(
         places = [matched.layout.from_canonical(name).disk for name in missing]
         if part == "temporal":
             findings.add("temporal-missing", "video_tower", f"{counted(len(missing), 'tensor')}: {some(places)}")
+            continue
+        if matched.layout is HEADLESS and missing == [HEAD]:
+            findings.add("head-missing", HEAD, f"the {matched.layout.title} has none, and it is not tied")
             continue
         of_part = len({owner for owner in expected.owner.values() if owner.split(".")[0] == part})
         whole = "all " if len(missing) == of_part else ""

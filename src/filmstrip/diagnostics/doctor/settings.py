@@ -27,6 +27,7 @@ from filmstrip.config import ModelConfig, TextConfig, VisionConfig
 from filmstrip.diagnostics.doctor.findings import Findings
 from filmstrip.diagnostics.doctor.weights import add_unreadable
 from filmstrip.errors import FilmstripError
+from filmstrip.links import LinkError
 from filmstrip.text.tokenizer import Tokenizer
 from filmstrip.text.tokenizer_files import FILE_NAMES, SENTENCEPIECE_FILE, TOKENIZER_FILE
 
@@ -48,6 +49,7 @@ class Settings:
     tokenizer: Tokenizer | None = None
     nothing: bool = False  # there is no config.json
     original: bool = False  # the original release's, whose towers may lie elsewhere
+    copied_towers: bool = False  # config.json records that the video tower began as a copy of the image tower
 
     @property
     def model(self) -> ModelConfig | None:
@@ -92,7 +94,9 @@ def read_settings(directory: Path, towers: TowerSources, findings: Findings) -> 
             # The original release never had a processor's file.
             findings.add(code, _file_named(text, CONFIG_FILE), text, severity="note" if original else None)
     tokenizer = _tokenizer(directory, findings)
-    return Settings(values, config, generation, processor, tokenizer, original=original)
+    return Settings(
+        values, config, generation, processor, tokenizer, original=original, copied_towers=_copied_towers(values)
+    )
 
 
 def _parse(directory: Path, values: Fields, towers: TowerSources) -> AnyConfig:
@@ -100,6 +104,11 @@ def _parse(directory: Path, values: Fields, towers: TowerSources) -> AnyConfig:
     if kind is None or is_original(_raw(values)):
         return read_config(directory, towers).model
     return (parse_text_tower if kind == "text" else parse_vision_tower)(_raw(values), values.where)
+
+
+def _copied_towers(values: Fields) -> bool:
+    section = values.get("filmstrip")
+    return isinstance(section, dict) and section.get("copied_towers") is True
 
 
 def _raw(values: Fields) -> dict[str, Any]:
@@ -124,7 +133,7 @@ def _attempt(read: Callable[[], _Read], code: str, path: Path, findings: Finding
     try:
         return read()
     except FilmstripError as error:
-        place = path.parent / _file_named(str(error), path.name)
+        place = error.path if isinstance(error, LinkError) else path.parent / _file_named(str(error), path.name)
         if not findings.about(place.name):
             add_unreadable(code, place, error, findings)
         return None

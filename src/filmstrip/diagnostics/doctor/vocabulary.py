@@ -66,7 +66,12 @@ def _check_placeholder(tokenizer: Tokenizer, kind: str, token_id: int, findings:
         remedy = None if named is None else f"The tokenizer has {spelling} at {named}: set {kind}_token_index to it."
         what = f"config.json puts the {kind} placeholder at {token_id}, where the tokenizer has no token"
         findings.add("placeholder-missing", TOKENIZER_FILE, what, remedy=remedy)
-    elif named is not None or token_id not in tokenizer.special_ids:
+    elif named is not None or token_id not in tokenizer.special_ids or token_id in _with_a_role(tokenizer):
         there = f"; {spelling} has id {named}" if named is not None else ""
         what = f"config.json puts the {kind} placeholder at {token_id}, which is {token[:80]!r} there{there}"
         findings.add("placeholder-is-another-token", TOKENIZER_FILE, what)
+
+
+def _with_a_role(tokenizer: Tokenizer) -> set[int | None]:
+    """Special tokens that mean something in a text already; one without a role may well be a placeholder's."""
+    return {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id}

@@ -1,7 +1,7 @@
 """Which tensors a directory holds: the same rules as `checkpoint.files`, but going on after every problem.
 
-Nothing that is not a plain file name of the directory is opened. A symbolic link is followed, wherever it leads: the
-hub's cache consists of links to blobs outside the snapshot, and what is read is only ever parsed as tensors or JSON.
+Nothing that is not a plain file name of the directory is opened, and no symbolic link that leads out of it, but for
+those of the hub's cache to its blobs (`links`).
 """
 
 from collections import defaultdict
@@ -24,6 +24,7 @@ from filmstrip.checkpoint.pickled import read_pickled_header
 from filmstrip.diagnostics.doctor.catalogue import Severity
 from filmstrip.diagnostics.doctor.findings import Findings, counted, some
 from filmstrip.errors import CheckpointError
+from filmstrip.links import LinkError, leads_outside
 from filmstrip.text.tokenizer_files import TOKENIZER_FILE
 
 # A file with everything, an index of shards: the first that is here is the one that is read.
@@ -70,11 +71,13 @@ def find_pointers(directory: Path, findings: Findings) -> None:
     first = _first_place(directory)
     pickles_matter = first in PICKLED
     for path in _plain_files(directory, _SCANNED):
+        if leads_outside(path):
+            continue  # whoever needs the file says so
         try:
             with path.open("rb") as file:
                 pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
         except OSError:
-            continue  # whoever needs the file says so
+            continue
         if pointer:
             # tokenizer.model is read only without tokenizer.json, and pickles only without safetensors.
             other_tokenizer = path.suffix == ".model" and (directory / TOKENIZER_FILE).is_file()
@@ -217,9 +220,12 @@ def _header(stored: Stored, path: Path, findings: Findings) -> dict[str, TensorI
 
 
 def add_unreadable(code: str, path: Path, error: Exception, findings: Findings) -> None:
-    """Report a file that a reader refused; a key that is named twice has its own code."""
-    twice = isinstance(error.__cause__, DuplicateKeyError)
-    findings.add("duplicate-key" if twice else code, path.name, reason(error, path.parent))
+    """Report a file that a reader refused; a link that leads out and a key that is named twice have their own codes."""
+    if isinstance(error, LinkError):
+        code = "link-outside"
+    elif isinstance(error.__cause__, DuplicateKeyError):
+        code = "duplicate-key"
+    findings.add(code, path.name, reason(error, path.parent))
 
 
 def reason(error: Exception, directory: Path) -> str:

@@ -1,9 +1,11 @@
 """From a step that introduces a difference to what caused it."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
+from filmstrip.config import MediaKind
 from filmstrip.diagnostics.parity import hints
 from filmstrip.diagnostics.parity.inputs import Inputs
 from filmstrip.diagnostics.parity.inside import Found, block_of, take_apart
@@ -30,6 +32,8 @@ def find_faults(
             faults.append(Fault(step, step.site, hints=_input_hints(ours, inputs, step)))
         elif step.stage == "tokens":
             faults.append(Fault(step, step.site, hints=(step.problem,) if step.problem else ()))
+        elif step.site == "text_tower.final_norm" and _more_blocks(ours, theirs, "text"):
+            faults.append(_depth_fault(ours, theirs, step))
         elif step.site.startswith(ROTARY):
             faults.append(Fault(step, "text_tower.rotary", hints=hints.rotary_hints(runs.replay.kept, runs.theirs)))
         elif step.site.endswith(".selected"):
@@ -42,9 +46,28 @@ def find_faults(
     return tuple(faults)
 
 
+def _depth_fault(ours: OurSide, theirs: Side, step: Step) -> Fault:
+    """The norm reads the last block's output on either side, which is not of the same block: that is the fault."""
+    block = f"text_tower.blocks.{min(ours.config.text.num_layers, theirs.config.text.num_layers)}"
+    return Fault(step, block, theirs.module_name(block) or "", hints=_more_blocks(ours, theirs, "text"))
+
+
+def _more_blocks(ours: OurSide, theirs: Side, tower: MediaKind | Literal["text"]) -> tuple[str, ...]:
+    """A line about the blocks of a tower that one side alone has; nothing when both have as many."""
+    mine, their = (
+        (side.config.text if tower == "text" else side.config.tower(tower)).num_layers for side in (ours, theirs)
+    )
+    if mine == their:
+        return ()
+    deeper, more = ("this model", mine - their) if mine > their else ("the reference", their - mine)
+    blocks = "1 more block" if more == 1 else f"{more} more blocks"
+    return (f"{deeper} has {blocks} of the {tower} tower after blocks.{min(mine, their) - 1}",)
+
+
 def _selected_hints(ours: OurSide, theirs: Side, step: Step, runs: ModelRuns) -> tuple[str, ...]:
     """What the numbers say, and what the configurations do."""
     lines = hints.selected_hints(step.site, runs.replay.kept[step.site], runs.theirs)
+    lines += _more_blocks(ours, theirs, "video" if step.stage == "video_tower" else "image")
     layers = (ours.config.select_layers, theirs.config.select_layers)
     if layers[0] != layers[1]:
         lines += (f"the configuration takes the hidden states {layers[0]} here and {layers[1]} in the reference",)

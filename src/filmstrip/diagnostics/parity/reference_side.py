@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from filmstrip.checkpoint.layouts import get_layout
+from filmstrip.checkpoint.pku_config import is_original
 from filmstrip.checkpoint.read import Checkpoint
 from filmstrip.checkpoint.rules import Mapped
 from filmstrip.config import MediaKind
@@ -37,12 +38,8 @@ class TransformersSide:
         self.directory, self.config = checkpoint.directory, checkpoint.config
         self.title = f"transformers {reference.VERSION}"
         values = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
-        self._model_type = str(values.get("model_type"))
-        if self._model_type not in reference.MODELS or "mm_video_tower" in values:
-            raise CheckpointError(
-                f"{self.directory}: transformers has no implementation that reads this layout "
-                "(`filmstrip convert SRC DST --to hf` writes one that it reads)"
-            )
+        _require_readable(values, str(self.directory))
+        self._model_type = str(values["model_type"])
         self._dtype, self._device = dtype, device
         self._held = HeldModel(self._load, self._widen)
         self._widened = self._saw_video = False
@@ -259,10 +256,12 @@ class TransformersSide:
         return their
 
 
-def structure(values: dict[str, Any], family: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the model that transformers makes of a `config.json`, under our names; no weights exist."""
-    if values.get("model_type") not in reference.MODELS:
-        raise CheckpointError(f"transformers has no model of the type {values.get('model_type')!r} to compare with")
+def structure(values: dict[str, Any], family: str, name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the model that transformers makes of a `config.json`, under our names; no weights exist.
+
+    `name` is the model's, for errors: `CheckpointError` for a layout that transformers does not read.
+    """
+    _require_readable(values, name)
     with weightless():
         model = reference.build_reference(values)
     layout = get_layout(IN_MEMORY, family)
@@ -271,6 +270,15 @@ def structure(values: dict[str, Any], family: str) -> dict[str, tuple[int, ...]]
         mapped = layout.to_canonical(key)
         shapes[mapped.canonical if isinstance(mapped, Mapped) else key] = tuple(parameter.shape)
     return shapes
+
+
+def _require_readable(values: dict[str, Any], name: str) -> None:
+    """Of the original release's `config.json` transformers would build another model, from its defaults."""
+    if values.get("model_type") not in reference.MODELS or is_original(values):
+        raise CheckpointError(
+            f"{name}: transformers has no implementation that reads this layout "
+            "(`filmstrip convert SRC DST --to hf` writes one that it reads)"
+        )
 
 
 def _line(error: BaseException) -> str:

@@ -6,18 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filmstrip.checkpoint.defaults import GenerationDefaults
 from filmstrip.checkpoint.hf_config import parse_config
+from filmstrip.checkpoint.hf_config_write import config_values
 from filmstrip.checkpoint.json_file import read_json
-from filmstrip.checkpoint.read import read_checkpoint, read_config
+from filmstrip.checkpoint.pku_config import is_original
+from filmstrip.checkpoint.read import part_of_a_model, read_checkpoint, read_config
 from filmstrip.checkpoint.resolve import CONFIG_FILE, resolve
 from filmstrip.checkpoint.rules import Mapped
+from filmstrip.checkpoint.tower_config import tower_kind
 from filmstrip.config import ModelConfig
+from filmstrip.diagnostics.model_source import PUBLISHED, find_model
 from filmstrip.diagnostics.parity.run import NEEDS_TRANSFORMERS, TRANSFORMERS
 from filmstrip.errors import CheckpointError
 from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import weightless
 
 Shapes = dict[str, tuple[int, ...]]
+BUILT = "built from its configuration"
 
 
 @dataclass(frozen=True)
@@ -76,17 +82,18 @@ class StructureReport:
 def compare_structure(model: str, against: str) -> StructureReport:
     """Compare parameters of two models by name and shape.
 
-    Against `transformers`, both are built on the meta device from the configuration of `model`. Against another
-    checkpoint, what its files hold counts (or, where there is only a configuration, what that asks for), and so for
-    `model`. Raises `CheckpointError` or `ConfigError` for what cannot be read.
+    Either is what `filmstrip params` takes, `7b` included. Against `transformers`, both are built on the meta device
+    from the configuration of `model`. Against another checkpoint, what its files hold counts (or, where there is only a
+    configuration, what that asks for), and so for `model`. Raises `CheckpointError` or `ConfigError` for what cannot
+    be read.
     """
     if against == TRANSFORMERS:
-        path = _config_path(model)
-        config = _read_config(path)
-        ours, source = _built(config), "built from its configuration"
-        theirs, their_source = _transformers_shapes(path, config), "built by transformers from the same configuration"
+        config, values = _configuration(model)
+        ours, source = _built(config), BUILT
+        theirs = _transformers_shapes(values, config, model)
+        their_source = "built by transformers from the same configuration"
     else:
-        (ours, source), (theirs, their_source) = (_stored_or_built(_config_path(name)) for name in (model, against))
+        (ours, source), (theirs, their_source) = (_stored_or_built(name) for name in (model, against))
     shared = ours.keys() & theirs.keys()
     return StructureReport(
         model=model,
@@ -115,16 +122,31 @@ def _built(config: ModelConfig) -> Shapes:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+def _configuration(name: str) -> tuple[ModelConfig, dict[str, Any]]:
+    """A model's configuration, and the content of a `config.json` that says the same to transformers."""
+    if name in PUBLISHED:
+        config = PUBLISHED[name]
+        return config, config_values(config, generation=GenerationDefaults(), dtype="float16")
+    path = _config_path(name)
+    return _read_config(path), read_json(path)
+
+
 def _read_config(path: Path) -> ModelConfig:
+    values = read_json(path)
+    if tower_kind(values.get("model_type")) is not None and not is_original(values):
+        raise part_of_a_model(path, find_model(str(path)).title)
     if path.name == CONFIG_FILE:
         return read_config(path.parent).model
-    return parse_config(read_json(path), str(path)).model
+    return parse_config(values, str(path)).model
 
 
-def _stored_or_built(path: Path) -> tuple[Shapes, str]:
+def _stored_or_built(name: str) -> tuple[Shapes, str]:
+    if name in PUBLISHED:
+        return _built(PUBLISHED[name]), BUILT
+    path = _config_path(name)
     directory = path.parent
     if path.name != CONFIG_FILE or not _has_weights(directory):
-        return _built(_read_config(path)), "built from its configuration"
+        return _built(_read_config(path)), BUILT
     checkpoint = read_checkpoint(directory)
     shapes: Shapes = {}
     for files, layout in checkpoint.parts:
@@ -142,12 +164,12 @@ def _has_weights(directory: Path) -> bool:
     return any(any(directory.glob(pattern)) for pattern in ("*.safetensors*", "pytorch_model*.bin*"))
 
 
-def _transformers_shapes(path: Path, config: ModelConfig) -> Shapes:
+def _transformers_shapes(values: dict[str, Any], config: ModelConfig, name: str) -> Shapes:
     if importlib.util.find_spec("transformers") is None:
         raise CheckpointError(NEEDS_TRANSFORMERS)
     from filmstrip.diagnostics.parity.reference_side import structure
 
-    return structure(read_json(path), config.family)
+    return structure(values, config.family, name)
 
 
 def _count(shapes: Shapes) -> int:
