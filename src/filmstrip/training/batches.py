@@ -34,9 +34,10 @@ class ConversationBatch(TensorBatch):
     """Prompts and answers, padded on the right (causal attention never reads to the right, so no mask is needed).
 
     `labels` is IGNORE everywhere but on the assistant's words and the end-of-sequence that closes them; aligned with
-    `input_ids`, not shifted. `motion` says what moves in each frame (drawn videos only, `motion.motion_labels`). `image_sizes` are heights and widths in pixels.
-    `documents` number the conversations that share a row, -1 for padding; None: one conversation a row. `skipped` has
-    the samples that were left out and why. `num_samples` and `num_tokens` leave padding out.
+    `input_ids`, not shifted. `motion` says what moves in each frame (drawn videos only, `motion.motion_labels`).
+    `image_sizes` are heights and widths in pixels. `documents` number the conversations that share a row, -1 for
+    padding; None: one conversation a row. `skipped` has the samples that were left out and why. `num_samples` and
+    `num_tokens` leave padding out.
     """
 
     input_ids: Int[Tensor, "B T"]

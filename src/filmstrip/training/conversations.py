@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+
 from filmstrip.config import MediaKind, ModelConfig
 from filmstrip.text.encode import tokenize
 from filmstrip.text.prompt import Turn, render

@@ -1,4 +1,4 @@
-"""AdamW, or Muon for chosen matrices, with a learning rate of its own for parts of a model, clipping, and a running mean of the weights."""
+"""AdamW, or Muon for chosen matrices, with rates of their own for parts of a model; clipping; a running mean."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -49,9 +49,7 @@ def make_optimizer(task: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Adam
     distributed = any(is_sharded(parameter) for parameter in task.parameters())
     require(not (distributed and recipe.muon), "optimizer.muon needs whole matrices: train on one process")
     # A tensor-parallel model mixes sharded and whole parameters, which PyTorch's grouped kernels refuse.
-    optimizer = MuonAdamW(
-        parameter_groups(task, recipe), betas=recipe.betas, eps=recipe.eps, foreach=not distributed
-    )
+    optimizer = MuonAdamW(parameter_groups(task, recipe), betas=recipe.betas, eps=recipe.eps, foreach=not distributed)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if group["muon"]:

@@ -165,7 +165,7 @@ def patch_content(pixels_MFCYX: Float[Tensor, "M F C Y X"], patch_size: int) -> 
     patches = functional.unfold(cells, _CELLS, stride=_CELLS).transpose(1, 2)  # (N, patches, cells)
     patches = patches - patches.mean(-1, keepdim=True)
     contrast = patches.square().mean((1, 2), keepdim=True).sqrt()
-    return (patches / (contrast + _LEAST_CONTRAST)).unflatten(0, pixels_MFCYX.shape[:2])
+    return (patches / (contrast + _LEAST_CONTRAST)).view(*pixels_MFCYX.shape[:2], *patches.shape[1:])
 
 
 class TowerPretraining(nn.Module):
