@@ -27,6 +27,7 @@ from filmstrip.world import (
 
 _DESCRIBED = 0.4  # of the conversations have a description, if there is one to give
 _DESCRIBED_ALONE = 0.1
+_MAX_WORDS = 160  # tokens of a conversation beside those of its clip
 _OVER_TIME = (*GROUPS["motion"], *GROUPS["time"], *GROUPS["camera"])
 
 
@@ -73,8 +74,14 @@ class ConversationBatches:
         return replace(batch, videos=pixels, motion=motion_labels(scenes, tower.patch_size, tower.image_size))
 
     def _tokens(self, questions: Sequence[Question], kind: MediaKind) -> tuple[np.ndarray, np.ndarray]:
+        """As many of the questions as `_MAX_WORDS` tokens hold, so that rows are of similar length."""
         frames = self.clip.num_frames if kind == "video" else 1
-        return conversation_tokens(questions, kind, frames, self.config, self.tokenizer)
+        visual = frames * self.config.tokens_per_frame(kind)
+        while True:
+            ids, labels = conversation_tokens(questions, kind, frames, self.config, self.tokenizer)
+            if len(ids) <= visual + _MAX_WORDS or len(questions) == 1:
+                return ids, labels
+            questions = questions[1:]
 
 
 class ClipBatches:

@@ -21,7 +21,7 @@ from filmstrip.training.language import LanguageTraining
 from filmstrip.training.loop import LoopSettings, mean_loss
 from filmstrip.training.parallel import Parallel
 from filmstrip.training.patterns import freeze
-from filmstrip.training.photos import WORLD_TRAIN_PHOTOS, load_photos
+from filmstrip.training.photos import WORLD_TEST_PHOTOS, WORLD_TRAIN_PHOTOS, load_photos
 from filmstrip.training.probes import record_probe, world_probe
 from filmstrip.training.recipe import Recipe, StageRecipe, Task
 from filmstrip.training.records import read_records
@@ -134,7 +134,7 @@ def _open_world(assistant: Assistant, recipe: Recipe, stage: StageRecipe, parall
         world.image_every,
         world.questions,
     )
-    answer = partial(world_probe, assistant, recipe.samples, recipe.precision)
+    answer = partial(world_probe, assistant, _photos(stage, WORLD_TEST_PHOTOS), recipe.samples, recipe.precision)
     return Stage(task, _settings(stage), _numbered(make, stage, parallel), answer=answer)
 
 
@@ -184,8 +184,8 @@ def _numbered(make: MakeBatch, stage: StageRecipe, parallel: Parallel) -> Callab
     return lambda start: numbered_batches(shared, start, stage.batch.workers)
 
 
-def _photos(stage: StageRecipe) -> list[Any]:
-    return load_photos(WORLD_TRAIN_PHOTOS) if stage.world.photos else []
+def _photos(stage: StageRecipe, names: tuple[str, ...] = WORLD_TRAIN_PHOTOS) -> list[Any]:
+    return load_photos(names) if stage.world.photos else []
 
 
 _OPENERS: dict[Task, Callable[[Assistant, Recipe, StageRecipe, Parallel], Stage]] = {
