@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from filmstrip.config import ModelConfig
 from filmstrip.models import VideoLlava
 from filmstrip.shapes import Float, Tensor
 from filmstrip.training.batches import IGNORE, ConversationBatch, TensorBatch
@@ -52,7 +53,7 @@ class ClipTraining(nn.Module):
     def __init__(self, model: VideoLlava, layer: int) -> None:
         super().__init__()
         self.model = model
-        self.heads = MotionHeads(model.config.text.hidden_size, layer)
+        self.heads = MotionHeads(model.config, layer)
 
     def forward(self, batch: ClipBatch, _progress: float) -> tuple[Tensor, dict[str, float]]:
         """Sum of the heads' losses, and figures for the log."""
@@ -75,7 +76,7 @@ class WorldTraining(LanguageTraining):
     def __init__(self, model: VideoLlava, layer: int, weight: float = 0.5, until: float = 0.8) -> None:
         super().__init__(model)
         self.weight, self.until = weight, until
-        self.heads = MotionHeads(model.config.text.hidden_size, layer)
+        self.heads = MotionHeads(model.config, layer)
 
     def forward(self, batch: ConversationBatch, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of the answers' tokens, plus the heads' losses while they count; figures for the log."""
@@ -100,14 +101,17 @@ class MotionHeads(nn.Module):
 
     Hidden state `layer` tells what moves: each patch's token how its content has moved, each frame's last token, which
     has read all of the frame, what every colour is doing and what the camera does. The state after it tells at the last
-    token of all what happened in the clip.
+    visual token what happened in the clip. An aggregation that leaves no tokens of single patches, or of single frames,
+    has only the readings that it has tokens for.
     """
 
-    def __init__(self, width: int, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        width = config.text.hidden_size
         self.sites = tuple(f"text_tower.hidden_states.{index}" for index in (layer, layer + 1))
+        self.per_frame = config.tokens_per_frame("video")
         self.norm, self.summary_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.flow = nn.Linear(width, 2)
+        self.flow = nn.Linear(width, 2) if config.aggregation == "keep-all" else None
         self.state = nn.Linear(width, NUM_COLOURS * NUM_STATES)
         self.velocity = nn.Linear(width, NUM_COLOURS * 2)
         self.camera = nn.Linear(width, 3)
@@ -120,32 +124,35 @@ class MotionHeads(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Sum of the losses, and figures: each loss, and shares of right readings."""
         moving, told = (recorded[site] for site in self.sites)
-        frames_BFPD = self.norm(moving).unflatten(1, (num_frames, -1))
-        losses, figures = self._frame_losses(frames_BFPD, labels)
-        summary_losses, summary_figures = self._summary_losses(self.summary_norm(told[:, -1]), labels)
-        losses |= summary_losses
-        figures |= {name: loss.item() for name, loss in losses.items()} | summary_figures
+        losses, figures = self._summary_losses(self.summary_norm(told[:, -1]), labels)
+        if self.per_frame:
+            frames_BFPD = moving[:, : num_frames * self.per_frame].unflatten(1, (num_frames, self.per_frame))
+            frame_losses, right = self._frame_losses(self.norm(frames_BFPD), labels)
+            losses, figures = losses | frame_losses, figures | {"state_right": right}
+        figures |= {name: loss.item() for name, loss in losses.items()}
         return torch.stack(list(losses.values())).sum(), figures
 
     def _frame_losses(
         self, frames_BFPD: Float[Tensor, "B F P D"], labels: MotionLabels
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        patches, last = frames_BFPD[:, :, -labels.flow.shape[2] :], frames_BFPD[:, :, -1]
+    ) -> tuple[dict[str, Tensor], float]:
+        last = frames_BFPD[:, :, -1]
         state = self.state(last).unflatten(-1, (NUM_COLOURS, NUM_STATES))
         velocity = self.velocity(last).unflatten(-1, (NUM_COLOURS, 2))
         losses = {
             "state": functional.cross_entropy(state.flatten(0, 2), labels.state.flatten(), ignore_index=IGNORE),
             "velocity": mean_l1(velocity, labels.velocity, labels.velocity_counts),
-            "flow": mean_l1(self.flow(patches), labels.flow, labels.flow_counts),
             "camera": mean_l1(self.camera(last), labels.camera, labels.camera_counts),
             "cut": functional.cross_entropy(self.cut(last).flatten(0, 1), labels.cut.flatten()),
         }
-        return losses, {"state_right": _right(state, labels.state, labels.state > 0)}
+        if self.flow is not None:
+            patches = frames_BFPD[:, :, -labels.flow.shape[2] :]
+            losses["flow"] = mean_l1(self.flow(patches), labels.flow, labels.flow_counts)
+        return losses, _right(state, labels.state, labels.state > 0)
 
     def _summary_losses(
         self, told_BD: Float[Tensor, "B D"], labels: MotionLabels
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        losses, figures = [], {}
+        losses, figures = [], dict[str, float]()
         for index, (name, head) in enumerate(self.summary.items()):
             said, true = head(told_BD).unflatten(-1, (NUM_COLOURS, -1)), labels.summary[..., index]
             losses.append(_cross_entropy(said, true))

@@ -19,9 +19,7 @@ Rows = list[tuple[str, str, str]]
 _SEED = 1_000  # of the clips that are asked about: not those of an evaluation
 
 
-def world_probe(
-    assistant: Assistant, photos: Sequence[np.ndarray], recipe: SampleRecipe, precision: Precision
-) -> Rows:
+def world_probe(assistant: Assistant, photos: Sequence[np.ndarray], recipe: SampleRecipe, precision: Precision) -> Rows:
     """A question about each of `count` drawn clips of the test split, all of different families while there are."""
     size = assistant.config.video_tower.image_size
     pending = make_examples("video", 4 * recipe.count, _SEED, size, photos, full=True)
