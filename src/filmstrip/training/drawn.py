@@ -126,7 +126,8 @@ class MotionHeads(nn.Module):
         moving, told = (recorded[site] for site in self.sites)
         losses, figures = self._summary_losses(self.summary_norm(told[:, -1]), labels)
         if self.per_frame:
-            frames_BFPD = moving[:, : num_frames * self.per_frame].unflatten(1, (num_frames, self.per_frame))
+            of_frames = moving[:, : num_frames * self.per_frame]
+            frames_BFPD = of_frames.reshape(len(moving), num_frames, self.per_frame, -1)
             frame_losses, right = self._frame_losses(self.norm(frames_BFPD), labels)
             losses, figures = losses | frame_losses, figures | {"state_right": right}
         figures |= {name: loss.item() for name, loss in losses.items()}
