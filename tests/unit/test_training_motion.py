@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from filmstrip.training.batches import IGNORE
@@ -20,6 +21,8 @@ from filmstrip.training.motion import (
     SUMMARY,
     UP,
     MotionLabels,
+    balanced_l1,
+    mean_l1,
     motion_labels,
 )
 from filmstrip.training.photos import WORLD_TRAIN_PHOTOS, load_photos
@@ -136,3 +139,12 @@ def test_a_cut_is_marked_and_no_movement() -> None:
     assert labels.camera_counts[0].tolist() == [False, True, True, False, True, True, True, True]
     assert (labels.camera[0, 4:, 2] > 0.9).all()
     assert labels.shots[0].tolist() == [CAMERA_MOVES.index("still"), CAMERA_MOVES.index("in"), 3]
+
+
+def test_what_rests_does_not_drown_what_moves() -> None:
+    true = torch.tensor([[1.0, 0.0], *[[0.0, 0.0]] * 9])
+    counts = torch.ones(10, dtype=torch.bool)
+    nothing = torch.zeros(10, 2)
+    assert balanced_l1(nothing, true, counts).item() == 0.5
+    assert mean_l1(nothing, true, counts).item() == pytest.approx(0.05)
+    assert balanced_l1(nothing, true, torch.zeros(10, dtype=torch.bool)).item() == 0

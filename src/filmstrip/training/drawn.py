@@ -15,7 +15,7 @@ from filmstrip.models import VideoLlava
 from filmstrip.shapes import Float, Tensor
 from filmstrip.training.batches import IGNORE, ConversationBatch, TensorBatch
 from filmstrip.training.language import LanguageTraining, answer_loss
-from filmstrip.training.motion import NUM_COLOURS, NUM_STATES, SUMMARY, MotionLabels, mean_l1
+from filmstrip.training.motion import NUM_COLOURS, NUM_STATES, SUMMARY, MotionLabels, balanced_l1
 from filmstrip.world import CAMERA_MOVES, TICKS
 
 
@@ -141,13 +141,13 @@ class MotionHeads(nn.Module):
         velocity = self.velocity(last).unflatten(-1, (NUM_COLOURS, 2))
         losses = {
             "state": functional.cross_entropy(state.flatten(0, 2), labels.state.flatten(), ignore_index=IGNORE),
-            "velocity": mean_l1(velocity, labels.velocity, labels.velocity_counts),
-            "camera": mean_l1(self.camera(last), labels.camera, labels.camera_counts),
+            "velocity": balanced_l1(velocity, labels.velocity, labels.velocity_counts),
+            "camera": balanced_l1(self.camera(last), labels.camera, labels.camera_counts),
             "cut": functional.cross_entropy(self.cut(last).flatten(0, 1), labels.cut.flatten()),
         }
         if self.flow is not None:
             patches = frames_BFPD[:, :, -labels.flow.shape[2] :]
-            losses["flow"] = mean_l1(self.flow(patches), labels.flow, labels.flow_counts)
+            losses["flow"] = balanced_l1(self.flow(patches), labels.flow, labels.flow_counts)
         return losses, _right(state, labels.state, labels.state > 0)
 
     def _summary_losses(
