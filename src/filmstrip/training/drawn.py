@@ -99,9 +99,9 @@ class WorldTraining(LanguageTraining):
 class MotionHeads(nn.Module):
     """Linear readings of a clip's tokens, and their losses against `MotionLabels`.
 
-    Hidden state `layer` tells what moves: each patch's token how its content has moved, each frame's last token, which
-    has read all of the frame, what every colour is doing and what the camera does. The state after it tells at the last
-    visual token what happened in the clip. An aggregation that leaves no tokens of single patches, or of single frames,
+    Hidden state `layer` tells what moves: each patch's token how its content has moved, each frame's class token (it
+    comes first, and knows the whole frame) what every colour is doing, each frame's last token, which has read all the
+    others, what the camera does. The state after it tells at the last visual token what happened in the clip. An aggregation that leaves no tokens of single patches, or of single frames,
     has only the readings that it has tokens for.
     """
 
@@ -109,7 +109,7 @@ class MotionHeads(nn.Module):
         super().__init__()
         width = config.text.hidden_size
         self.sites = tuple(f"text_tower.hidden_states.{index}" for index in (layer, layer + 1))
-        self.per_frame = config.tokens_per_frame("video")
+        self.per_frame, self.class_token = config.tokens_per_frame("video"), config.keeps_class_token("video")
         self.norm, self.summary_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.flow = nn.Linear(width, 2) if config.aggregation == "keep-all" else None
         self.state = nn.Linear(width, NUM_COLOURS * NUM_STATES)
@@ -137,8 +137,9 @@ class MotionHeads(nn.Module):
         self, frames_BFPD: Float[Tensor, "B F P D"], labels: MotionLabels
     ) -> tuple[dict[str, Tensor], float]:
         last = frames_BFPD[:, :, -1]
-        state = self.state(last).unflatten(-1, (NUM_COLOURS, NUM_STATES))
-        velocity = self.velocity(last).unflatten(-1, (NUM_COLOURS, 2))
+        whole = frames_BFPD[:, :, 0] if self.class_token else last
+        state = self.state(whole).unflatten(-1, (NUM_COLOURS, NUM_STATES))
+        velocity = self.velocity(whole).unflatten(-1, (NUM_COLOURS, 2))
         losses = {
             "state": functional.cross_entropy(state.flatten(0, 2), labels.state.flatten(), ignore_index=IGNORE),
             "velocity": balanced_l1(velocity, labels.velocity, labels.velocity_counts),
