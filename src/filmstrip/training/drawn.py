@@ -101,8 +101,9 @@ class MotionHeads(nn.Module):
 
     Hidden state `layer` tells what moves: each patch's token how its content has moved, each frame's class token (it
     comes first, and knows the whole frame) what every colour is doing, each frame's last token, which has read all the
-    others, what the camera does. The state after it tells at the last visual token what happened in the clip. An aggregation that leaves no tokens of single patches, or of single frames,
-    has only the readings that it has tokens for.
+    others, what the camera does. The state after it tells at the last visual token what happened in the clip. An
+    aggregation that leaves no tokens of single patches, or of single frames, has only the readings that it has tokens
+    for.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
