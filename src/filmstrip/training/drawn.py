@@ -15,7 +15,16 @@ from filmstrip.models import VideoLlava
 from filmstrip.shapes import Float, Tensor
 from filmstrip.training.batches import IGNORE, ConversationBatch, TensorBatch
 from filmstrip.training.language import LanguageTraining, answer_loss
-from filmstrip.training.motion import NUM_COLOURS, NUM_STATES, SUMMARY, MotionLabels, balanced_l1
+from filmstrip.training.motion import (
+    NUM_CELLS,
+    NUM_COLOURS,
+    NUM_STATES,
+    SUMMARY,
+    MotionLabels,
+    balanced_l1,
+    mean_l1,
+    patch_content,
+)
 from filmstrip.world import CAMERA_MOVES, TICKS
 
 
@@ -65,7 +74,7 @@ class ClipTraining(nn.Module):
 
         tokens_BRD = self.model.encode_videos(batch.videos)
         self.model.decode(tokens_BRD, taps=record)
-        return self.heads(recorded, batch.videos.shape[1], batch.motion)
+        return self.heads(recorded, batch.videos, batch.motion)
 
 
 class WorldTraining(LanguageTraining):
@@ -91,7 +100,7 @@ class WorldTraining(LanguageTraining):
         loss, figures = answer_loss(self.model, hidden_BTD, batch.labels)
         weight = self.weight * max(0.0, 1 - progress / self.until)
         if isinstance(batch.motion, MotionLabels) and batch.videos is not None and weight > 0:
-            motion_loss, motion = self.heads(recorded, batch.videos.shape[1], batch.motion)
+            motion_loss, motion = self.heads(recorded, batch.videos, batch.motion)
             return loss + weight * motion_loss, figures | motion
         return loss, figures
 
@@ -101,7 +110,9 @@ class MotionHeads(nn.Module):
 
     Hidden state `layer` tells what moves: each patch's token how its content has moved, each frame's class token (it
     comes first, and knows the whole frame) what every colour is doing, each frame's last token, which has read all the
-    others, what the camera does. The state after it tells at the last visual token what happened in the clip. An
+    others, what the camera does. State 1 must hold what the frame before showed (patch contents, centres of colours):
+    nothing can be compared before the first block has learnt to look there, and it learns that fastest when asked for
+    it. The state after `layer` tells at the last visual token what happened in the clip. An
     aggregation that leaves no tokens of single patches, or of single frames, has only the readings that it has tokens
     for.
     """
@@ -109,10 +120,13 @@ class MotionHeads(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         width = config.text.hidden_size
-        self.sites = tuple(f"text_tower.hidden_states.{index}" for index in (layer, layer + 1))
+        self.sites = tuple(f"text_tower.hidden_states.{index}" for index in (1, layer, layer + 1))
+        self.patch_size = config.video_tower.patch_size
         self.per_frame, self.class_token = config.tokens_per_frame("video"), config.keeps_class_token("video")
-        self.norm, self.summary_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm, self.recall_norm, self.summary_norm = (nn.LayerNorm(width) for _ in range(3))
         self.flow = nn.Linear(width, 2) if config.aggregation == "keep-all" else None
+        self.content = nn.Linear(width, NUM_CELLS)
+        self.centre = nn.Linear(width, NUM_COLOURS * 2)
         self.state = nn.Linear(width, NUM_COLOURS * NUM_STATES)
         self.velocity = nn.Linear(width, NUM_COLOURS * 2)
         self.camera = nn.Linear(width, 3)
@@ -121,16 +135,20 @@ class MotionHeads(nn.Module):
         self.shots = nn.ModuleList(nn.Linear(width, size) for size in (len(CAMERA_MOVES), len(CAMERA_MOVES), TICKS))
 
     def forward(
-        self, recorded: dict[str, Float[Tensor, "B R D"]], num_frames: int, labels: MotionLabels
+        self,
+        recorded: dict[str, Float[Tensor, "B R D"]],
+        videos: Float[Tensor, "B F C Y X"],
+        labels: MotionLabels,
     ) -> tuple[Tensor, dict[str, float]]:
         """Sum of the losses, and figures: each loss, and shares of right readings."""
-        moving, told = (recorded[site] for site in self.sites)
+        recalling, moving, told = (recorded[site] for site in self.sites)
         losses, figures = self._summary_losses(self.summary_norm(told[:, -1]), labels)
         if self.per_frame:
-            of_frames = moving[:, : num_frames * self.per_frame]
-            frames_BFPD = of_frames.reshape(len(moving), num_frames, self.per_frame, -1)
-            frame_losses, right = self._frame_losses(self.norm(frames_BFPD), labels)
-            losses, figures = losses | frame_losses, figures | {"state_right": right}
+            shape = (*videos.shape[:2], self.per_frame, -1)
+            recalling, moving = (x[:, : shape[1] * shape[2]].reshape(shape) for x in (recalling, moving))
+            frame_losses, right = self._frame_losses(self.norm(moving), labels)
+            recalled = self._recall_losses(self.recall_norm(recalling), videos, labels)
+            losses, figures = losses | frame_losses | recalled, figures | {"state_right": right}
         figures |= {name: loss.item() for name, loss in losses.items()}
         return torch.stack(list(losses.values())).sum(), figures
 
@@ -151,6 +169,21 @@ class MotionHeads(nn.Module):
             patches = frames_BFPD[:, :, -labels.flow.shape[2] :]
             losses["flow"] = balanced_l1(self.flow(patches), labels.flow, labels.flow_counts)
         return losses, _right(state, labels.state, labels.state > 0)
+
+    def _recall_losses(
+        self, frames_BFPD: Float[Tensor, "B F P D"], videos: Float[Tensor, "B F C Y X"], labels: MotionLabels
+    ) -> dict[str, Tensor]:
+        """How well each frame after the first holds what the one before it showed."""
+        losses = {}
+        if self.flow is not None:
+            before = patch_content(videos[:, :-1], self.patch_size)
+            losses["recalled_content"] = functional.l1_loss(
+                self.content(frames_BFPD[:, 1:, -before.shape[2] :]), before
+            )
+        if self.class_token:
+            centre = self.centre(frames_BFPD[:, 1:, 0]).unflatten(-1, (NUM_COLOURS, 2))
+            losses["recalled_centre"] = mean_l1(centre, labels.centre[:, :-1], labels.centre_counts[:, :-1])
+        return losses
 
     def _summary_losses(
         self, told_BD: Float[Tensor, "B D"], labels: MotionLabels

@@ -32,6 +32,9 @@ NUM_STATES = 8
 _UNIT = 0.1  # lengths count in tenths of the frame's edge, which is about what a thing moves from frame to frame
 _MOST = 2.0  # a jump is a movement of this much, wherever it goes
 _STILL_BELOW = 0.2  # in the same unit
+_CELLS = 4  # along each edge of a patch, in which its content is told
+NUM_CELLS = _CELLS**2
+_LEAST_CONTRAST = 0.05  # in deviations of CLIP's pixels: plain grounds are not blown up to noise
 
 PATHS: tuple[str, ...] = (*DIRECTIONS, "still", "around", "turn", "bounce")
 _MOST_LAPS, _MOST_BOUNCES = 3, 3
@@ -52,7 +55,8 @@ class MotionLabels(TensorBatch):
     """Labels of B clips. Movements are since the frame before, in tenths of the frame's edge (x right, y down).
 
     `flow` says how the content of each patch has moved; it counts where that is one thing of one known movement.
-    `state` is a class per colour (IGNORE where shapes share it), `velocity` its movement. `camera` is what the camera
+    `state` is a class per colour (IGNORE where shapes share it), `velocity` its movement and `centre` where it is (from
+    the frame's corner). `camera` is what the camera
     did, to the right, downwards, and the logarithm of its zoom times ten; `cut` is 1 for the first frame after one.
 
     The last two are about the whole clip. `summary` has a class of each fact of `SUMMARY` for the shape that began in
@@ -64,6 +68,8 @@ class MotionLabels(TensorBatch):
     state: Int[Tensor, "B F colours"]
     velocity: Float[Tensor, "B F colours 2"]
     velocity_counts: Bool[Tensor, "B F colours"]
+    centre: Float[Tensor, "B F colours 2"]
+    centre_counts: Bool[Tensor, "B F colours"]
     camera: Float[Tensor, "B F 3"]
     camera_counts: Bool[Tensor, "B F"]
     cut: Int[Tensor, "B F"]
@@ -80,7 +86,7 @@ def motion_labels(scenes: Sequence[Scene], patch_size: int, size: int) -> Motion
 
 
 def _clip_labels(scene: Scene, covered_FP: np.ndarray) -> tuple[np.ndarray, ...]:
-    state, velocity, moves = _colour_labels(scene)
+    state, velocity, moves, centre, seen = _colour_labels(scene)
     tracks = scene_tracks(scene)
     camera = tracks.camera / np.float32(_UNIT)
     cut = tracks.cut.astype(np.int64)
@@ -92,7 +98,7 @@ def _clip_labels(scene: Scene, covered_FP: np.ndarray) -> tuple[np.ndarray, ...]
     on_shape = covered_FP > 0
     flow = np.where(on_shape[..., None], velocity[frames, colour], ground)
     counts = np.where(on_shape, moves[frames, colour], uncut[:, None])
-    return flow, counts, state, velocity, moves, camera, uncut, cut, _summary(scene), _shots(scene)
+    return flow, counts, state, velocity, moves, centre, seen, camera, uncut, cut, _summary(scene), _shots(scene)
 
 
 def _ground_flow(camera_F3: np.ndarray, num_patches: int) -> np.ndarray:
@@ -106,18 +112,21 @@ def _ground_flow(camera_F3: np.ndarray, num_patches: int) -> np.ndarray:
     return (flow / _UNIT).astype(np.float32)
 
 
-def _colour_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """State (F, colours), movement (F, colours, 2) and whether it is known (F, colours)."""
+def _colour_labels(scene: Scene) -> tuple[np.ndarray, ...]:
+    """State (F, colours), movement (F, colours, 2), whether it is known (F, colours); the same two of the centre."""
     frames = scene.num_frames
     state = np.full((frames, NUM_COLOURS), ABSENT)
     velocity = np.zeros((frames, NUM_COLOURS, 2), np.float32)
-    moves = np.zeros((frames, NUM_COLOURS), bool)
+    centre = np.zeros_like(velocity)
+    moves, seen = np.zeros((2, frames, NUM_COLOURS), bool)
     for shape in scene.shapes:
         for frame in range(frames):
             if shape.visible(frame):
                 colour = COLOUR_NAMES.index(shape.colour_at(frame))
                 before = frame > 0 and shape.visible(frame - 1) and shape.colour_at(frame - 1) == shape.colour_at(frame)
                 state[frame, colour] = NEW
+                centre[frame, colour] = np.array(shape.position(frame)) / _UNIT
+                seen[frame, colour] = True
                 if before:
                     moved = (np.array(shape.position(frame)) - shape.position(frame - 1)) / _UNIT
                     velocity[frame, colour] = moved.clip(-_MOST, _MOST)
@@ -134,8 +143,8 @@ def _colour_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for first, second in pairwise(names):
         if first == second:
             shared = COLOUR_NAMES.index(first)
-            state[:, shared], moves[:, shared] = IGNORE, False
-    return state, velocity, moves
+            state[:, shared], moves[:, shared], seen[:, shared] = IGNORE, False, False
+    return state, velocity, moves, centre, seen
 
 
 def _summary(scene: Scene) -> np.ndarray:
@@ -172,6 +181,16 @@ def _direction(moved: np.ndarray) -> int:
     if abs(x) >= abs(y):
         return RIGHT if x > 0 else LEFT
     return DOWN if y > 0 else UP
+
+
+def patch_content(pixels_MFCYX: Float[Tensor, "M F C Y X"], patch_size: int) -> Float[Tensor, "M F patches cells"]:
+    """What is in each patch, coarsely: its grey in 4 by 4 cells, less the patch's mean, over the frame's contrast."""
+    grey_NCYX = pixels_MFCYX.flatten(0, 1).mean(1, keepdim=True)
+    cells = functional.avg_pool2d(grey_NCYX, patch_size // _CELLS)
+    patches = functional.unfold(cells, _CELLS, stride=_CELLS).transpose(1, 2)  # (N, patches, cells)
+    patches = patches - patches.mean(-1, keepdim=True)
+    contrast = patches.square().mean((1, 2), keepdim=True).sqrt()
+    return (patches / (contrast + _LEAST_CONTRAST)).view(*pixels_MFCYX.shape[:2], *patches.shape[1:])
 
 
 def balanced_l1(said: Tensor, true: Tensor, counts: Tensor) -> Tensor:

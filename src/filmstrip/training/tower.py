@@ -19,7 +19,7 @@ from torch.nn import functional
 from filmstrip.models.vision import VisionTower
 from filmstrip.shapes import Bool, Float, Int, Tensor
 from filmstrip.training.batches import IGNORE, TensorBatch, frames_to_pixels
-from filmstrip.training.motion import NUM_COLOURS, mean_l1, motion_labels
+from filmstrip.training.motion import NUM_CELLS, NUM_COLOURS, mean_l1, motion_labels, patch_content
 from filmstrip.world import (
     COLOUR_NAMES,
     FULL_STILL,
@@ -39,8 +39,6 @@ from filmstrip.world import (
 NUM_SHAPES = len(SHAPES)
 _STILLS_PER_CLIP = 8  # so many stills of a batch come with one clip of a moving camera
 _CLIP_FRAMES = 4  # of which so many frames are used
-_CELLS = 4  # along each edge of a patch, in which its content is told
-_LEAST_CONTRAST = 0.05  # in deviations of CLIP's pixels: plain grounds are not blown up to noise
 
 
 @dataclass(frozen=True)
@@ -158,16 +156,6 @@ class FlowHead(nn.Module):
         return flow
 
 
-def patch_content(pixels_MFCYX: Float[Tensor, "M F C Y X"], patch_size: int) -> Float[Tensor, "M F patches cells"]:
-    """What is in each patch, coarsely: its grey in 4 by 4 cells, less the patch's mean, over the frame's contrast."""
-    grey_NCYX = pixels_MFCYX.flatten(0, 1).mean(1, keepdim=True)
-    cells = functional.avg_pool2d(grey_NCYX, patch_size // _CELLS)
-    patches = functional.unfold(cells, _CELLS, stride=_CELLS).transpose(1, 2)  # (N, patches, cells)
-    patches = patches - patches.mean(-1, keepdim=True)
-    contrast = patches.square().mean((1, 2), keepdim=True).sqrt()
-    return (patches / (contrast + _LEAST_CONTRAST)).view(*pixels_MFCYX.shape[:2], *patches.shape[1:])
-
-
 class TowerPretraining(nn.Module):
     """A tower and the linear heads that are thrown away afterwards."""
 
@@ -180,7 +168,7 @@ class TowerPretraining(nn.Module):
         self.patch_offset = nn.Linear(width, 2)
         self.frame_shape = nn.Linear(width, NUM_COLOURS * (NUM_SHAPES + 1))
         self.frame_centre = nn.Linear(width, NUM_COLOURS * 2)
-        self.content = nn.Linear(width, _CELLS**2)
+        self.content = nn.Linear(width, NUM_CELLS)
         self.flow = FlowHead(width)
 
     def forward(self, batch: StillBatch, _progress: float) -> tuple[Tensor, dict[str, float]]:
