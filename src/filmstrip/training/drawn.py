@@ -181,7 +181,8 @@ class MotionHeads(nn.Module):
                 self.content(frames_BFPD[:, 1:, -before.shape[2] :]), before
             )
         if self.class_token:
-            centre = self.centre(frames_BFPD[:, 1:, 0]).unflatten(-1, (NUM_COLOURS, 2))
+            # Up to ten units: a linear reading would take long to grow such weights.
+            centre = 10 * self.centre(frames_BFPD[:, 1:, 0]).unflatten(-1, (NUM_COLOURS, 2))
             losses["recalled_centre"] = mean_l1(centre, labels.centre[:, :-1], labels.centre_counts[:, :-1])
         return losses
 
