@@ -1,4 +1,7 @@
-"""Accuracy on drawn clips and pictures of the test split: python scripts/evaluate_tiny.py [MODEL] [--clips 500]"""
+"""Accuracy on drawn clips and pictures of the test split: python scripts/evaluate_tiny.py [MODEL] [--clips 500]
+
+With --full of every family, and of the camera's on real footage; the embedded model knows the smaller world alone.
+"""
 
 import json
 from pathlib import Path
@@ -9,34 +12,60 @@ import typer
 from rich.progress import Progress
 
 from filmstrip.api import Assistant, load
-from filmstrip.training.evaluate import CONDITIONS, Example, as_json, evaluate, make_examples, markdown_table
-from filmstrip.training.photos import TEST_PHOTOS, load_photos
+from filmstrip.training.evaluate import (
+    CONDITIONS,
+    Example,
+    FamilyResult,
+    as_json,
+    by_group,
+    evaluate,
+    make_examples,
+    markdown_table,
+)
+from filmstrip.training.footage import footage_examples, load_footage
+from filmstrip.training.photos import TEST_PHOTOS, WORLD_TEST_PHOTOS, load_photos
 
 
 def main(
     model: Annotated[str, typer.Argument(help="tiny, a directory or a hub id")] = "tiny",
     clips: Annotated[int, typer.Option(help="Clips, and as many pictures")] = 500,
     seed: Annotated[int, typer.Option(help="Which clips")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="The full world, and real footage")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON here")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads")] = 2,
 ) -> None:
-    """Print one table for videos and one for images."""
+    """Print a table for videos, one for images and, with --full, their groups and one for footage."""
     torch.set_num_threads(threads)
     assistant = load(model)
     size = assistant.config.video_tower.image_size
-    photos = load_photos(TEST_PHOTOS)
-    figures = {}
-    for kind in ("video", "image"):
-        examples = make_examples(kind, clips, seed, size, photos)
-        results = run(assistant, examples, len(CONDITIONS) if kind == "video" else 1)
-        figures[kind] = as_json(results)
-        typer.echo(f"\n{kind}: {clips} of the test split, seed {seed}\n\n{markdown_table(results)}")
+    photos = load_photos(WORLD_TEST_PHOTOS if full else TEST_PHOTOS)
+    results = {}
+    for kind, title in (("video", "clips"), ("image", "pictures")):
+        examples = make_examples(kind, clips, seed, size, photos, full=full)
+        results[f"{clips} {title} of the test split, seed {seed}"] = run(assistant, examples)
+    if full:
+        results[f"{clips} clips cut from real footage"] = run(
+            assistant, footage_examples(load_footage(), clips, seed, size)
+        )
+    for title, families in results.items():
+        typer.echo(f"\n{title}\n\n{markdown_table(families)}")
+        if full:
+            typer.echo(f"\n{markdown_table(by_group(families))}")
+            describe_facts(families)
     if out is not None:
-        out.write_text(json.dumps(figures, indent=2) + "\n")
+        out.write_text(json.dumps({title: as_json(one) for title, one in results.items()}, indent=2) + "\n")
 
 
-def run(assistant: Assistant, examples: list[Example], rounds: int) -> dict:
+def describe_facts(families: dict[str, FamilyResult]) -> None:
+    """Precision and recall of the facts that descriptions state."""
+    facts = families["describe"].facts.get("ordered") if "describe" in families else None
+    if facts is not None:
+        typer.echo(f"\nfacts stated: precision {facts.precision:.3f}, recall {facts.recall:.3f}, F1 {facts.f1:.3f}")
+
+
+def run(assistant: Assistant, examples: list[Example]) -> dict[str, FamilyResult]:
     """Evaluate with a progress bar on standard error."""
+    rounds = len(CONDITIONS) if examples[0].kind == "video" else 1
     with Progress(transient=True) as bar:
         task = bar.add_task("answering", total=len(examples) * rounds)
         return evaluate(

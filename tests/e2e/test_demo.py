@@ -139,3 +139,10 @@ def test_a_model_of_any_training_can_be_shown(checkpoint: Path, tmp_path: Path) 
 
 def test_a_seed_below_zero() -> None:
     assert "Invalid value for '--seed'" in refused("demo", "--seed", "-1")
+
+
+@needs_bundled_model
+def test_the_embedded_model_is_called_a_toy_once(demo: tuple[Result, Path]) -> None:
+    _, out = demo
+    assert succeed("ask", out / "clip-7.mp4", "How many shapes are there?").err.count("is a toy") == 1
+    assert succeed("chat", out / "clip-7.mp4", stdin="How many?\nWhich colour?\n").err.count("is a toy") == 1

@@ -58,7 +58,14 @@ def losses(directory: Path) -> list[float]:
     return [line["loss"] for line in read_log(directory / "log.jsonl") if "loss" in line]
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "micro_batches": 2}], ids=["plain", "mean and accumulation"])
+MUON = OptimizerRecipe(muon=("tower.blocks",), rates={"tower.blocks": 2e-3})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema": 0.9, "micro_batches": 2}, {"optimizer": MUON}],
+    ids=["plain", "mean and accumulation", "Muon"],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, changes: dict[str, object]) -> None:
     whole = run(tmp_path / "whole", 6, 6, **changes)
     run(tmp_path / "parts", 2, 6, **changes)

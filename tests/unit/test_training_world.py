@@ -1,7 +1,5 @@
 """The world's batches: labels sit on the assistant's words, batches depend on their number alone."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -14,19 +12,16 @@ from filmstrip.text.prompt import Turn, render
 from filmstrip.text.tokenizer import Tokenizer
 from filmstrip.training.batches import IGNORE, frames_to_pixels, numbered_batches
 from filmstrip.training.conversations import (
-    ABSENT,
-    FIRST_MOTION,
-    GONE,
-    NEW,
+    ClipBatches,
     ConversationBatches,
-    colour_states,
+    draw_questions,
     separate_description,
 )
-from filmstrip.training.drawn import WorldTraining
-from filmstrip.training.tiny import TINY, initialise, make_tokenizer
+from filmstrip.training.drawn import ClipTraining, WorldTraining
+from filmstrip.training.tiny import STATE_LAYER, TINY, initialise, make_tokenizer
 from filmstrip.training.tokenizer import CHAT_TEMPLATE
 from filmstrip.training.tower import StillBatches
-from filmstrip.world import COLOUR_NAMES, MOTIONS, Scene, Shape, ask_about, sample_clip
+from filmstrip.world import FULL_WORLD, GROUPS, ask_about, sample_clip
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +86,7 @@ def test_a_description_comes_last_or_alone() -> None:
         assert "describe" not in families[:-1]
 
 
-def test_colour_states_tell_what_frames_up_to_now_tell() -> None:
-    moving = Shape("star", "red", 0.3, "left", ((0.8, 0.5), (0.2, 0.5)), 2, 6, (222, 36, 42))
-    twin = [replace(moving, colour="blue", shape=name) for name in ("star", "cross")]
-    background = sample_clip(np.random.default_rng(0)).background
-    states = colour_states(Scene((moving, *twin), background, 8))
-    left = FIRST_MOTION + MOTIONS.index("left")
-    assert states[:, COLOUR_NAMES.index("red")].tolist() == [ABSENT, ABSENT, NEW, left, left, left, GONE, GONE]
-    assert (states[:, COLOUR_NAMES.index("blue")] == IGNORE).all()
-
-
-def test_the_auxiliary_head_fades_out(tokenizer: Tokenizer) -> None:
+def test_the_auxiliary_heads_fade_out(tokenizer: Tokenizer) -> None:
     model = VideoLlavaForGeneration(TINY)
     initialise(model)
     stage = WorldTraining(model, layer=2, until=0.8)
@@ -110,3 +95,26 @@ def test_the_auxiliary_head_fades_out(tokenizer: Tokenizer) -> None:
     assert "state" in early
     assert "state" not in late
     assert late["answer"] == pytest.approx(early["answer"], abs=1e-5)
+
+
+def test_clips_are_learnt_from_without_words() -> None:
+    """Only the blocks up to the states that the heads read get a gradient."""
+    torch.manual_seed(0)
+    model = VideoLlavaForGeneration(TINY)
+    initialise(model)
+    task, batch = ClipTraining(model, STATE_LAYER), ClipBatches(0, TINY, 2)(0)
+    loss, figures = task(batch, 0.0)
+    loss.backward()
+    assert {"flow", "state", "velocity", "camera", "cut", "summary"} < figures.keys()
+    learnt = [block.mlp.up_proj.weight.grad is not None for block in model.text_tower.blocks]
+    assert learnt == [True] * (STATE_LAYER + 1) + [False] * (TINY.text.num_layers - STATE_LAYER - 1)
+    assert model.text_tower.token_embedding.weight.grad is None
+    assert batch.tokens == 2 * 8 * TINY.tokens_per_frame("video")
+
+
+def test_most_questions_are_about_what_takes_several_frames() -> None:
+    rng = np.random.default_rng(0)
+    rounds = [draw_questions(sample_clip(rng, "train", FULL_WORLD), rng, 8) for _ in range(100)]
+    still = sum(question.family in GROUPS["still"] for questions in rounds for question in questions)
+    assert all(0 < len(questions) <= 9 for questions in rounds)
+    assert 0.25 < still / sum(map(len, rounds)) < 0.75

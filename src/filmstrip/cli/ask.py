@@ -14,6 +14,7 @@ from filmstrip.cli.terminal import (
     errors,
     load_weights,
     note,
+    note_toy,
     open_model,
     print_stream,
     status,
@@ -95,6 +96,7 @@ def ask(
             stop_strings=tuple(stop) if stop else None,
         )
     assistant = load_weights(opened, dtype, selection)
+    note_toy(model)
     for text in request.prompt.warnings:
         warn(text)
     if explain and not as_json:

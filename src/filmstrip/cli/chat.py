@@ -10,7 +10,7 @@ import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
-from filmstrip.cli.terminal import answer_line, load_weights, note, open_model, print_stream, status, warn
+from filmstrip.cli.terminal import answer_line, load_weights, note, note_toy, open_model, print_stream, status, warn
 from filmstrip.errors import FilmstripError, PromptError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def chat(
     with status("reading media"):
         clips = opened.read(media or (), selection)
     talk = load_weights(opened, dtype, selection).chat(clips, system=system, selection=selection)
+    note_toy(model)
     for clip in clips:
         note(f"{clip.path}: {clip.kind}, {len(clip.indices)} of {clip.total_frames} frames")
     turns: list[dict[str, Any]] = []

@@ -103,6 +103,14 @@ def load_weights(opened: "OpenedModel", dtype: str | None, selection: "FrameSele
     return assistant
 
 
+def note_toy(model: str) -> None:
+    """Say that the embedded model is a toy, before somebody takes its answers about a holiday video for seeing."""
+    from filmstrip.checkpoint.resolve import BUNDLED
+
+    if model in BUNDLED:
+        note(f"{model} is a toy that knows its drawn world alone; whatever else it is shown, it answers in those terms")
+
+
 def print_stream(pieces: Iterator[str]) -> None:
     """Print an answer as it comes. A spinner stands in for the first piece."""
     shown = visible if sys.stdout.isatty() else str

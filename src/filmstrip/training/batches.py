@@ -25,7 +25,7 @@ class TensorBatch:
     def to(self: T, device: torch.device) -> T:
         """The batch with all its tensors on another device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | TensorBatch)}
         return replace(self, **moved)
 
 
@@ -34,17 +34,17 @@ class ConversationBatch(TensorBatch):
     """Prompts and answers, padded on the right (causal attention never reads to the right, so no mask is needed).
 
     `labels` is IGNORE everywhere but on the assistant's words and the end-of-sequence that closes them; aligned with
-    `input_ids`, not shifted. `colour_state` says what each colour's shape is doing in each frame as far as the frames
-    up to it tell (drawn videos only, `conversations.colour_states`). `image_sizes` are heights and widths in pixels.
-    `documents` number the conversations that share a row, -1 for padding; None: one conversation a row. `skipped` has
-    the samples that were left out and why. `num_samples` and `num_tokens` leave padding out.
+    `input_ids`, not shifted. `motion` says what moves in each frame (drawn videos only, `motion.motion_labels`).
+    `image_sizes` are heights and widths in pixels. `documents` number the conversations that share a row, -1 for
+    padding; None: one conversation a row. `skipped` has the samples that were left out and why. `num_samples` and
+    `num_tokens` leave padding out.
     """
 
     input_ids: Int[Tensor, "B T"]
     labels: Int[Tensor, "B T"]
     images: Float[Tensor, "N C Y X"] | None = None
     videos: Float[Tensor, "V F C Y X"] | None = None
-    colour_state: Int[Tensor, "B F colours"] | None = None
+    motion: TensorBatch | None = None
     image_sizes: Int[Tensor, "I 2"] | None = None
     documents: Int[Tensor, "B T"] | None = None
     skipped: Sequence[tuple[str, str]] = ()

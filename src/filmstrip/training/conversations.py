@@ -2,23 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
-import torch
 
 from filmstrip.config import MediaKind, ModelConfig
 from filmstrip.text.encode import tokenize
 from filmstrip.text.prompt import Turn, render
 from filmstrip.text.tokenizer import Tokenizer
 from filmstrip.training.batches import IGNORE, ConversationBatch, frames_to_pixels, pad_right
-from filmstrip.training.tower import NUM_COLOURS
+from filmstrip.training.drawn import ClipBatch
+from filmstrip.training.motion import motion_labels
 from filmstrip.world import (
-    COLOUR_NAMES,
-    MOTIONS,
+    FULL_STILL,
+    FULL_WORLD,
+    GROUPS,
     Question,
     Scene,
-    SceneOptions,
     ask_about,
     augment_clip,
     draw_clip,
@@ -26,8 +25,10 @@ from filmstrip.world import (
     sample_still,
 )
 
-ABSENT, GONE, NEW, FIRST_MOTION = 0, 1, 2, 3
-NUM_STATES = FIRST_MOTION + len(MOTIONS)
+_DESCRIBED = 0.4  # of the conversations have a description, if there is one to give
+_DESCRIBED_ALONE = 0.1
+_MAX_WORDS = 160  # tokens of a conversation beside those of its clip
+_OVER_TIME = (*GROUPS["motion"], *GROUPS["time"], *GROUPS["camera"])
 
 
 class ConversationBatches:
@@ -45,8 +46,8 @@ class ConversationBatches:
     ) -> None:
         self.seed, self.config, self.tokenizer, self.batch_size = seed, config, tokenizer, batch_size
         self.photos, self.image_every, self.questions = list(photos), image_every, questions
-        self.clip = SceneOptions(num_photos=len(self.photos))
-        self.still = SceneOptions(num_frames=1, max_shapes=4, num_photos=len(self.photos))
+        self.clip = replace(FULL_WORLD, num_photos=len(self.photos))
+        self.still = replace(FULL_STILL, num_photos=len(self.photos))
 
     def __call__(self, number: int) -> ConversationBatch:
         """Draw batch `number`."""
@@ -57,7 +58,7 @@ class ConversationBatches:
             scene = sample_still(rng, self.still) if kind == "image" else sample_clip(rng, "train", self.clip)
             scenes.append(scene)
             frames.append(augment_clip(draw_clip(scene, self.config.tower(kind).image_size, self.photos), rng))
-            questions = separate_description(ask_about(scene, rng, self.questions), rng)
+            questions = draw_questions(scene, rng, self.questions)
             conversations.append(self._tokens(questions, kind))
         pixels = frames_to_pixels(np.stack(frames))
         input_ids, labels = pad_right(conversations, self.config.pad_token_id)
@@ -69,19 +70,60 @@ class ConversationBatches:
         )
         if kind == "image":
             return replace(batch, images=pixels[:, 0])
-        states = torch.from_numpy(np.stack([colour_states(scene) for scene in scenes]))
-        return replace(batch, videos=pixels, colour_state=states)
+        tower = self.config.video_tower
+        return replace(batch, videos=pixels, motion=motion_labels(scenes, tower.patch_size, tower.image_size))
 
     def _tokens(self, questions: Sequence[Question], kind: MediaKind) -> tuple[np.ndarray, np.ndarray]:
+        """As many of the questions as `_MAX_WORDS` tokens hold, so that rows are of similar length."""
         frames = self.clip.num_frames if kind == "video" else 1
-        return conversation_tokens(questions, kind, frames, self.config, self.tokenizer)
+        visual = frames * self.config.tokens_per_frame(kind)
+        while True:
+            ids, labels = conversation_tokens(questions, kind, frames, self.config, self.tokenizer)
+            if len(ids) <= visual + _MAX_WORDS or len(questions) == 1:
+                return ids, labels
+            questions = questions[1:]
+
+
+class ClipBatches:
+    """`batch(number)` draws clips with the labels of what moves in them."""
+
+    def __init__(self, seed: int, config: ModelConfig, batch_size: int, photos: Sequence[np.ndarray] = ()) -> None:
+        self.seed, self.config, self.batch_size, self.photos = seed, config, batch_size, list(photos)
+        self.clip = replace(FULL_WORLD, num_photos=len(self.photos))
+
+    def __call__(self, number: int) -> ClipBatch:
+        """Draw batch `number`."""
+        rng = np.random.default_rng([self.seed, 3, number])
+        tower = self.config.video_tower
+        scenes = [sample_clip(rng, "train", self.clip) for _ in range(self.batch_size)]
+        frames = [augment_clip(draw_clip(scene, tower.image_size, self.photos), rng) for scene in scenes]
+        tokens = len(scenes) * self.clip.num_frames * self.config.tokens_per_frame("video")
+        labels = motion_labels(scenes, tower.patch_size, tower.image_size)
+        return ClipBatch(frames_to_pixels(np.stack(frames)), labels, tokens)
+
+
+def draw_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+    """Up to `count` questions, at least a quarter of them about what stands still in any frame, in random order.
+
+    The others are about what takes several frames to see, as far as there is so much to ask: it is harder to learn.
+    """
+    asked = ask_about(scene, rng, count - count // 4, _OVER_TIME)
+    asked += ask_about(scene, rng, count - len(asked), GROUPS["still"])
+    described = ask_about(scene, rng, 1, GROUPS["describe"])
+    return separate_description([asked[i] for i in rng.permutation(len(asked))] + described, rng)
 
 
 def separate_description(questions: Sequence[Question], rng: np.random.Generator) -> list[Question]:
-    """Put a description last, or, three times in ten, alone: once given, it answers the other questions."""
+    """Put a description last, alone, or (mostly) leave it out.
+
+    Once given, it answers the other questions; and it has ten times their words, which the loss would be about.
+    """
     described = [question for question in questions if question.family == "describe"]
     others = [question for question in questions if question.family != "describe"]
-    return described if described and rng.random() < 0.3 else others + described
+    draw = rng.random()
+    if not others or (described and draw < _DESCRIBED_ALONE):
+        return described
+    return others + described if draw < _DESCRIBED else others
 
 
 def conversation_tokens(
@@ -99,17 +141,3 @@ def conversation_tokens(
     labels = np.where(answers, ids, IGNORE)
     repeats = np.where(ids == media_ids[kind], num_frames * config.tokens_per_frame(kind), 1)
     return np.repeat(ids, repeats), np.repeat(labels, repeats)
-
-
-def colour_states(scene: Scene) -> np.ndarray:
-    """What each colour's shape is doing in each frame, int64 (F, colours); IGNORE where two shapes share a colour."""
-    states = np.full((scene.num_frames, NUM_COLOURS), ABSENT)
-    for shape in scene.shapes:
-        colour = COLOUR_NAMES.index(shape.colour)
-        states[shape.first_frame, colour] = NEW
-        states[shape.first_frame + 1 : shape.end_frame, colour] = FIRST_MOTION + MOTIONS.index(shape.motion)
-        states[shape.end_frame :, colour] = GONE
-    for first, second in pairwise(sorted(shape.colour for shape in scene.shapes)):
-        if first == second:
-            states[:, COLOUR_NAMES.index(first)] = IGNORE
-    return states

@@ -1,4 +1,4 @@
-"""AdamW with a learning rate of its own for parts of a model, clipping, and a running mean of the weights."""
+"""AdamW, or Muon for chosen matrices, with rates of their own for parts of a model; clipping; a running mean."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,45 +6,60 @@ from typing import Any
 import torch
 from torch import nn
 
+from filmstrip.config.checks import require
 from filmstrip.shapes import Tensor
-from filmstrip.training.patterns import matches, require_matches, trainable_parts
+from filmstrip.training.muon import MuonAdamW
+from filmstrip.training.patterns import matches, matches_any, require_matches, trainable_parts
 from filmstrip.training.recipe import OptimizerRecipe
 
 
 def parameter_groups(task: nn.Module, recipe: OptimizerRecipe) -> list[dict[str, Any]]:
-    """One group per learning rate and per decayed or not, of the parameters that learn.
+    """One group per learning rate, per decayed or not, and per Muon or not, of the parameters that learn.
 
-    Vectors (norms, biases, single embeddings) are not decayed. Raises `ConfigError` for a path in `rates` that names
-    nothing.
+    Vectors (norms, biases, single embeddings) are not decayed, and Muon moves none. Raises `ConfigError` for a path in
+    `rates` or `muon` that names nothing.
     """
     parts = trainable_parts(task)
     require_matches(recipe.rates, [*parts], "optimizer.rates")
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    require_matches(recipe.muon, [*parts], "optimizer.muon")
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parts.items():
         if parameter.requires_grad:
             rates = [rate for pattern, rate in recipe.rates.items() if matches(name, pattern)]
-            key = (rates[0] if rates else recipe.learning_rate, parameter.ndim >= 2)
+            muon = parameter.ndim == 2 and matches_any(name, recipe.muon)
+            key = (rates[0] if rates else recipe.learning_rate, parameter.ndim >= 2, muon)
             groups.setdefault(key, []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": recipe.weight_decay if decayed else 0.0}
-        for (rate, decayed), parameters in groups.items()
+        {
+            "params": parameters,
+            "lr": rate,
+            "base_lr": rate,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "muon": muon,
+        }
+        for (rate, decayed, muon), parameters in groups.items()
     ]
 
 
 def make_optimizer(task: nn.Module, recipe: OptimizerRecipe) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn, its state made at once (zeros), so that it can be loaded into."""
+    """An optimizer of the parameters that learn, its state made at once (zeros), so that it can be loaded into.
+
+    Raises `ConfigError` for Muon where weights are spread over devices: it needs whole matrices.
+    """
     distributed = any(is_sharded(parameter) for parameter in task.parameters())
+    require(not (distributed and recipe.muon), "optimizer.muon needs whole matrices: train on one process")
     # A tensor-parallel model mixes sharded and whole parameters, which PyTorch's grouped kernels refuse.
-    optimizer = torch.optim.AdamW(
-        parameter_groups(task, recipe), betas=recipe.betas, eps=recipe.eps, foreach=not distributed
-    )
+    optimizer = MuonAdamW(parameter_groups(task, recipe), betas=recipe.betas, eps=recipe.eps, foreach=not distributed)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            optimizer.state[parameter] = {
-                "step": torch.tensor(0.0),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+            if group["muon"]:
+                optimizer.state[parameter] = {"momentum": torch.zeros_like(parameter)}
+            else:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
     return optimizer
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from filmstrip.api import Assistant
@@ -9,7 +10,7 @@ from filmstrip.errors import FilmstripError
 from filmstrip.inputs.processor import Prompt
 from filmstrip.media.load import load_media
 from filmstrip.text.prompt import Turn, user_turn
-from filmstrip.training.evaluate import as_clip, make_examples
+from filmstrip.training.evaluate import Example, as_clip, make_examples
 from filmstrip.training.examples import ExampleReader
 from filmstrip.training.recipe import Precision, SampleRecipe
 from filmstrip.training.records import RawRecord, parse_record
@@ -18,10 +19,16 @@ Rows = list[tuple[str, str, str]]
 _SEED = 1_000  # of the clips that are asked about: not those of an evaluation
 
 
-def world_probe(assistant: Assistant, recipe: SampleRecipe, precision: Precision) -> Rows:
-    """Questions of different families about drawn clips of the test split."""
+def world_probe(assistant: Assistant, photos: Sequence[np.ndarray], recipe: SampleRecipe, precision: Precision) -> Rows:
+    """A question about each of `count` drawn clips of the test split, all of different families while there are."""
     size = assistant.config.video_tower.image_size
-    examples = make_examples("video", recipe.count, _SEED, size)[:: max(1, recipe.count)][: recipe.count]
+    pending = make_examples("video", 4 * recipe.count, _SEED, size, photos, full=True)
+    examples: list[Example] = []
+    while pending and len(examples) < recipe.count:
+        families = {row.question.family for row in examples}
+        chosen = next((row for row in pending if row.question.family not in families), pending[0])
+        examples.append(chosen)
+        pending = [row for row in pending if row.frames is not chosen.frames]
     prompts = [
         assistant.processor.prepare([as_clip(example)], [user_turn(example.question.text)]) for example in examples
     ]

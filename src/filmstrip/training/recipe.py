@@ -11,7 +11,7 @@ from filmstrip.config.checks import require, require_positive
 from filmstrip.config.preset import PromptStyle
 from filmstrip.training.settings import required, section, setting
 
-Task = Literal["stills", "world", "conversations"]
+Task = Literal["stills", "clips", "world", "conversations"]
 Precision = Literal["float32", "bfloat16"]
 Grouping = Literal["none", "length", "modality-length"]
 
@@ -31,12 +31,12 @@ class ModelRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldRecipe:
-    """Clips and pictures drawn by `filmstrip.world`, for the tasks `stills` and `world`."""
+    """Clips and pictures drawn by `filmstrip.world`, for the tasks `stills`, `clips` and `world`."""
 
     photos: bool = setting(True, "photographs of scikit-image among the backgrounds")
     image_every: int = setting(6, "every so-many-th batch is of pictures, the others are of clips")
-    questions: int = setting(6, "questions about each clip or picture")
-    state_weight: float = setting(0.5, "weight at the start of the auxiliary loss on what each colour is doing")
+    questions: int = setting(8, "questions about each clip or picture")
+    motion_weight: float = setting(0.5, "weight at the start of the auxiliary losses on what moves (task world)")
 
     def __post_init__(self) -> None:
         for name in ("image_every", "questions"):
@@ -81,12 +81,13 @@ class BatchRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerRecipe:
-    """AdamW (Loshchilov and Hutter 2019) and the clipping of gradients."""
+    """AdamW (Loshchilov and Hutter 2019) or, for matrices that `muon` names, Muon (Jordan et al. 2024); clipping."""
 
     learning_rate: float = setting(1e-3, "highest learning rate")
     rates: dict[str, float] = section(
         dict, "other highest rates, by path of module or parameter; the first match counts"
     )
+    muon: tuple[str, ...] = setting((), "paths whose matrices Muon moves; meant for hidden layers, on one process")
     weight_decay: float = setting(0.0, "decay of matrices; vectors (norms, biases) are never decayed")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the two running means")
     eps: float = setting(1e-8, "added to the denominator")
@@ -141,7 +142,10 @@ class StageRecipe:
     """One run of the optimizer."""
 
     name: str = required("its directory under the output")
-    task: Task = required("stills: tower pretraining; world: drawn conversations; conversations: files of them")
+    task: Task = required(
+        "stills: the tower on drawn pictures; clips: the text tower on what moves; world: drawn conversations; "
+        "conversations: files of them"
+    )
     train: tuple[str, ...] = setting(("*",), "paths of modules or parameters that learn; * stands for anything")
     freeze: tuple[str, ...] = setting((), "paths that do not, among those")
     lora: LoraRecipe | None = setting(

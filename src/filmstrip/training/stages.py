@@ -13,17 +13,17 @@ from filmstrip.config.checks import require
 from filmstrip.media.sample import FrameSelection
 from filmstrip.training.adapters import ADAPTER_PATHS, add_adapters
 from filmstrip.training.batches import MakeBatch, numbered_batches
-from filmstrip.training.conversations import ConversationBatches
+from filmstrip.training.conversations import ClipBatches, ConversationBatches
 from filmstrip.training.dataset import RecordBatches, ValidationBatches, split_batch
-from filmstrip.training.drawn import WorldTraining
+from filmstrip.training.drawn import ClipTraining, WorldTraining
 from filmstrip.training.examples import ExampleReader
 from filmstrip.training.language import LanguageTraining
 from filmstrip.training.loop import LoopSettings, mean_loss
 from filmstrip.training.parallel import Parallel
 from filmstrip.training.patterns import freeze
-from filmstrip.training.photos import TRAIN_PHOTOS, load_photos
+from filmstrip.training.photos import WORLD_TEST_PHOTOS, WORLD_TRAIN_PHOTOS, load_photos
 from filmstrip.training.probes import record_probe, world_probe
-from filmstrip.training.recipe import Recipe, StageRecipe
+from filmstrip.training.recipe import Recipe, StageRecipe, Task
 from filmstrip.training.records import read_records
 from filmstrip.training.schedule import Schedule
 from filmstrip.training.spread import prepare_task
@@ -72,7 +72,7 @@ def open_stage(
 ) -> Stage:
     """Build what a stage runs. Raises `FilmstripError`, one line, for whatever cannot be done."""
     torch.manual_seed(seed)
-    open_task = {"stills": _open_stills, "world": _open_world, "conversations": _open_conversations}[stage.task]
+    open_task = _OPENERS[stage.task]
     opened = open_task(assistant, recipe, stage, parallel)
     adapted: tuple[str, ...] = ()
     train = stage.train
@@ -114,9 +114,16 @@ def _open_stills(assistant: Assistant, recipe: Recipe, stage: StageRecipe, paral
     return Stage(task, _settings(stage), _numbered(make, stage, parallel), finish=finish)
 
 
+def _open_clips(assistant: Assistant, recipe: Recipe, stage: StageRecipe, parallel: Parallel) -> Stage:
+    task = ClipTraining(assistant.model, STATE_LAYER)
+    _, per_pass = split_batch(stage.batch, parallel.data_size)
+    make = ClipBatches(recipe.seed, assistant.config, per_pass, _photos(stage))
+    return Stage(task, _settings(stage), _numbered(make, stage, parallel))
+
+
 def _open_world(assistant: Assistant, recipe: Recipe, stage: StageRecipe, parallel: Parallel) -> Stage:
     world = stage.world
-    task = WorldTraining(assistant.model, STATE_LAYER, world.state_weight)
+    task = WorldTraining(assistant.model, STATE_LAYER, world.motion_weight)
     _, per_pass = split_batch(stage.batch, parallel.data_size)
     make = ConversationBatches(
         recipe.seed,
@@ -127,7 +134,7 @@ def _open_world(assistant: Assistant, recipe: Recipe, stage: StageRecipe, parall
         world.image_every,
         world.questions,
     )
-    answer = partial(world_probe, assistant, recipe.samples, recipe.precision)
+    answer = partial(world_probe, assistant, _photos(stage, WORLD_TEST_PHOTOS), recipe.samples, recipe.precision)
     return Stage(task, _settings(stage), _numbered(make, stage, parallel), answer=answer)
 
 
@@ -177,5 +184,13 @@ def _numbered(make: MakeBatch, stage: StageRecipe, parallel: Parallel) -> Callab
     return lambda start: numbered_batches(shared, start, stage.batch.workers)
 
 
-def _photos(stage: StageRecipe) -> list[Any]:
-    return load_photos(TRAIN_PHOTOS) if stage.world.photos else []
+def _photos(stage: StageRecipe, names: tuple[str, ...] = WORLD_TRAIN_PHOTOS) -> list[Any]:
+    return load_photos(names) if stage.world.photos else []
+
+
+_OPENERS: dict[Task, Callable[[Assistant, Recipe, StageRecipe, Parallel], Stage]] = {
+    "stills": _open_stills,
+    "clips": _open_clips,
+    "world": _open_world,
+    "conversations": _open_conversations,
+}

@@ -6,6 +6,7 @@ of the rate.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,14 @@ from filmstrip.media.transform import PixelSpec
 from filmstrip.text.tokenizer import Tokenizer
 from filmstrip.training.patterns import matches_any
 from filmstrip.training.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS, train_tokenizer, write_tokenizer
-from filmstrip.world import corpus
+from filmstrip.world import FULL_STILL, FULL_WORLD, corpus
 
 VISION = VisionConfig(hidden_size=128, intermediate_size=512, num_layers=4, num_heads=4, image_size=64, patch_size=16)
 TEXT = TextConfig(
-    vocab_size=512,
+    vocab_size=1024,
     hidden_size=128,
     intermediate_size=352,
-    num_layers=4,
+    num_layers=6,
     num_heads=4,
     num_kv_heads=2,
     head_dim=32,
@@ -47,7 +48,7 @@ TINY = ModelConfig(
     video_token_id=SPECIAL_TOKENS.index("<video>"),
     pad_token_id=SPECIAL_TOKENS.index("<pad>"),
 )
-STATE_LAYER = 2  # hidden state of the text tower that the auxiliary head reads: the middle one
+STATE_LAYER = 3  # hidden state of the text tower that the auxiliary heads read: the middle one
 NUM_FRAMES = 8
 
 
@@ -84,7 +85,8 @@ def make_tokenizer(directory: Path, seed: int) -> Tokenizer:
     if (directory / "tokenizer.json").is_file():
         return Tokenizer.from_directory(directory)
     rng = np.random.default_rng([seed, 0])
-    lines = (f"USER: \n{question} ASSISTANT: {answer}" for question, answer in corpus(rng, 20_000))
+    clip = replace(FULL_WORLD, num_photos=2)  # with the camera, which asks for photographs; nothing is drawn
+    lines = (f"USER: \n{question} ASSISTANT: {answer}" for question, answer in corpus(rng, 20_000, clip, FULL_STILL))
     with atomic_directory(directory) as partial:
         write_tokenizer(train_tokenizer(lines, TEXT.vocab_size), partial, TEXT.max_positions)
     return Tokenizer.from_directory(directory)

@@ -1,0 +1,150 @@
+"""Labels of what moves, against scenes whose movement is known and against pixels."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from filmstrip.training.batches import IGNORE
+from filmstrip.training.motion import (
+    ABSENT,
+    DOWN,
+    GONE,
+    LEFT,
+    NEW,
+    NUM_COLOURS,
+    PATHS,
+    RIGHT,
+    STILL,
+    SUMMARY,
+    UP,
+    MotionLabels,
+    balanced_l1,
+    mean_l1,
+    motion_labels,
+)
+from filmstrip.training.photos import WORLD_TRAIN_PHOTOS, load_photos
+from filmstrip.world import (
+    CAMERA_MOVES,
+    COLOUR_NAMES,
+    EVENTS,
+    FULL_WORLD,
+    Background,
+    Camera,
+    Scene,
+    Shape,
+    Shot,
+    draw_clip,
+    sample_clip,
+)
+
+GREY = Background("plain", (90.0, 90.0, 90.0), (90.0, 90.0, 90.0))
+RED, BLUE = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("blue")
+
+
+def star(**changes: object) -> Shape:
+    shape = Shape("star", "red", 0.3, "left", ((0.8, 0.5), (0.2, 0.5)), 2, 6, (222, 36, 42))
+    return replace(shape, **changes)  # type: ignore[arg-type]
+
+
+def labels_of(scene: Scene) -> MotionLabels:
+    return motion_labels([scene], 16, 64)
+
+
+def test_states_tell_what_frames_up_to_now_tell() -> None:
+    twins = [star(colour="blue"), star(colour="blue", shape="cross")]
+    labels = labels_of(Scene((star(), *twins), GREY, 8))
+    assert labels.state[0, :, RED].tolist() == [ABSENT, ABSENT, NEW, LEFT, LEFT, LEFT, GONE, GONE]
+    torch.testing.assert_close(labels.velocity[0, 3:6, RED], torch.tensor([[-2.0, 0.0]] * 3))
+    assert labels.velocity_counts[0, :, RED].tolist() == [False] * 3 + [True] * 3 + [False] * 2
+    assert (labels.state[0, :, BLUE] == IGNORE).all()
+    assert not labels.velocity_counts[0, :, BLUE].any()
+
+
+def test_states_name_all_directions_and_rest() -> None:
+    paths = {UP: ((0.5, 0.8), (0.5, 0.2)), DOWN: ((0.5, 0.2), (0.5, 0.8)), STILL: ((0.5, 0.5), (0.5, 0.5))}
+    paths[RIGHT] = ((0.2, 0.5), (0.8, 0.5))
+    for state, path in paths.items():
+        labels = labels_of(Scene((star(path=path, first_frame=0, end_frame=8),), GREY, 8))
+        assert labels.state[0, :, RED].tolist() == [NEW] + [state] * 7
+
+
+def test_a_jump_is_bounded() -> None:
+    far = star(path=((0.2, 0.5), (0.8, 0.5)), first_frame=0, end_frame=2)
+    assert labels_of(Scene((far,), GREY, 8)).velocity[0, 1, RED].tolist() == [2.0, 0.0]
+
+
+def test_a_summary_tells_the_whole_clip() -> None:
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        scene = sample_clip(rng, "train", FULL_WORLD)
+        summary = labels_of(scene).summary[0]
+        for shape in scene.shapes:
+            facts = dict(zip(SUMMARY, summary[COLOUR_NAMES.index(shape.colour)].tolist(), strict=True))
+            if facts["path"] == IGNORE:
+                assert [one.colour for one in scene.shapes].count(shape.colour) > 1
+                continue
+            assert PATHS[facts["path"]] == shape.motion
+            assert (facts["laps"], facts["bounces"]) == (shape.laps, shape.bounces or 0)
+            assert (facts["first"], facts["end"]) == (shape.first_frame, shape.end_frame)
+            assert facts["event"] == (0 if shape.event is None else 1 + EVENTS.index(shape.event.kind))
+            seen.add(shape.motion)
+        absent = NUM_COLOURS - len({shape.colour for shape in scene.shapes})
+        assert (summary == IGNORE).all(-1).sum() >= absent
+    assert seen == set(PATHS)
+
+
+def test_a_camera_that_pans_moves_the_ground_the_other_way() -> None:
+    shot = Shot("right", (0.4, 0.5, math.log(0.5)), (0.4 + 7 * 0.05, 0.5, math.log(0.5)), 0, 8)
+    labels = labels_of(Scene((), GREY, 8, "camera", Camera((shot,))))
+    torch.testing.assert_close(labels.flow[0, 1:], torch.tensor([-1.0, 0.0]).expand(7, 16, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(labels.camera[0, 1:], torch.tensor([1.0, 0.0, 0.0]).expand(7, 3), atol=1e-5, rtol=0)
+    assert labels.flow_counts[0].sum(-1).tolist() == [0] + [16] * 7
+    assert labels.shots[0].tolist() == [CAMERA_MOVES.index("right")] * 2 + [0]
+
+
+def test_flow_carries_one_frame_onto_the_next() -> None:
+    """Pixels fetched from where the labels say they were are the frame's own; from where they are now, are not."""
+    photos = load_photos(WORLD_TRAIN_PHOTOS)
+    options = replace(FULL_WORLD, plots=("camera",), num_photos=len(photos))
+    rng = np.random.default_rng(3)
+    found = dict.fromkeys(CAMERA_MOVES, 0)
+    while min(found.values()) < 2:
+        scene = sample_clip(rng, "train", options)
+        move = scene.camera.shots[0].move if scene.camera else "still"
+        if scene.shapes or found[move] == 2:
+            continue
+        found[move] += 1
+        frames = torch.from_numpy(draw_clip(scene, 64, photos)[:3]).movedim(-1, 1).float()
+        flow = labels_of(scene).flow[0, 1:3].unflatten(1, (4, 4)).movedim(-1, 1) / 10
+        fine = torch.nn.functional.interpolate(flow, size=64, mode="bilinear", align_corners=False)
+        steps = (torch.arange(64) + 0.5) / 64
+        here = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
+        fetched = torch.nn.functional.grid_sample(
+            frames[:2], (here - fine.movedim(1, -1)) * 2 - 1, padding_mode="border", align_corners=False
+        )
+        inner = (..., slice(12, 52), slice(12, 52))  # what was outside of the frame before cannot be fetched
+        error, moved = ((frames[1:] - other)[inner].abs().mean() for other in (fetched, frames[:2]))
+        assert move == "still" or error < 0.6 * moved, (move, error, moved)
+
+
+def test_a_cut_is_marked_and_no_movement() -> None:
+    still = Shot("still", (0.5, 0.5, math.log(0.5)), (0.5, 0.5, math.log(0.5)), 0, 3)
+    after = Shot("in", (0.5, 0.5, math.log(0.6)), (0.5, 0.5, math.log(0.4)), 3, 8, source=1)
+    labels = labels_of(Scene((), GREY, 8, "camera", Camera((still, after))))
+    assert labels.cut[0].tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert labels.camera_counts[0].tolist() == [False, True, True, False, True, True, True, True]
+    assert (labels.camera[0, 4:, 2] > 0.9).all()
+    assert labels.shots[0].tolist() == [CAMERA_MOVES.index("still"), CAMERA_MOVES.index("in"), 3]
+
+
+def test_what_rests_does_not_drown_what_moves() -> None:
+    true = torch.tensor([[1.0, 0.0], *[[0.0, 0.0]] * 9])
+    counts = torch.ones(10, dtype=torch.bool)
+    nothing = torch.zeros(10, 2)
+    assert balanced_l1(nothing, true, counts).item() == 0.5
+    assert mean_l1(nothing, true, counts).item() == pytest.approx(0.05)
+    assert balanced_l1(nothing, true, torch.zeros(10, dtype=torch.bool)).item() == 0
