@@ -97,7 +97,8 @@ def conversation_tokens(
     ids = np.array(labelled.ids)
     answers = np.array([label.startswith("assistant") for label in labelled.labels])
     labels = np.where(answers, ids, IGNORE)
-    repeats = np.where(ids == media_ids[kind], num_frames * config.tokens_per_frame(kind), 1)
+    visual = config.clip_tokens(num_frames) if kind == "video" else config.tokens_per_frame("image")
+    repeats = np.where(ids == media_ids[kind], visual, 1)
     return np.repeat(ids, repeats), np.repeat(labels, repeats)
 
 

@@ -18,12 +18,13 @@ class WorldTraining(LanguageTraining):
     The head reads the hidden states of a middle layer at each frame's last token, which has read all of the frame, and
     must say what every colour's shape is doing there. Answers alone are a thin signal for comparing positions across
     frames (a word or two a question); this one is dense. Its weight falls to zero by `until` of the run, so the end is
-    about answers only.
+    about answers only. Where no token belongs to one frame (`ModelConfig.joint_tokens` alone), it is left out.
     """
 
     def __init__(self, model: VideoLlava, layer: int, weight: float = 0.5, until: float = 0.8) -> None:
         super().__init__(model)
-        self.layer, self.weight, self.until = layer, weight, until
+        has_frames = model.config.tokens_per_frame("video") > 0
+        self.layer, self.weight, self.until = layer, weight if has_frames else 0.0, until
         self.state_head = nn.Linear(model.config.text.hidden_size, NUM_COLOURS * NUM_STATES)
 
     def forward(self, batch: ConversationBatch, progress: float) -> tuple[Tensor, dict[str, float]]:
@@ -47,8 +48,10 @@ class WorldTraining(LanguageTraining):
         assert batch.colour_state is not None
         config = self.model.config
         at_video_BT = batch.input_ids == config.video_token_id
-        per_frame = config.tokens_per_frame("video")
-        frames_BFPD = hidden_BTD[at_video_BT].view(len(batch), -1, per_frame, hidden_BTD.shape[-1])
+        per_frame, width = config.tokens_per_frame("video"), hidden_BTD.shape[-1]
+        clips_BRD = hidden_BTD[at_video_BT].view(len(batch), -1, width)
+        of_frames_BRD = clips_BRD[:, : clips_BRD.shape[1] - config.joint_tokens]
+        frames_BFPD = of_frames_BRD.reshape(len(batch), -1, per_frame, width)
         logits = self.state_head(frames_BFPD[:, :, -1]).unflatten(-1, (NUM_COLOURS, NUM_STATES))
         target = batch.colour_state
         loss = functional.cross_entropy(logits.flatten(0, 2), target.flatten(), ignore_index=IGNORE)
