@@ -43,7 +43,9 @@ class AggregationSettings:
             value = getattr(self, item.name)
             require_positive(f"aggregation {item.name}", value)
             most = _MOST[item.name]
-            require(type(value) is int and value <= most, f"aggregation {item.name} must be a whole number up to {most}")
+            require(
+                type(value) is int and value <= most, f"aggregation {item.name} must be a whole number up to {most}"
+            )
 
     def used_by(self, aggregation: str) -> dict[str, int]:
         """The settings that `aggregation` reads, by name."""

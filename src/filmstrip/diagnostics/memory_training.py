@@ -264,9 +264,7 @@ def _saved_of_media(config: ModelConfig, workload: Workload, extent: Extent) -> 
     return saved
 
 
-def _saved_of_projector(
-    config: ModelConfig, workload: Workload, pictures: int, extent: Extent, kind: MediaKind
-) -> int:
+def _saved_of_projector(config: ModelConfig, workload: Workload, pictures: int, extent: Extent, kind: MediaKind) -> int:
     """What the projector was given, and both sides of its activation; with learning towers also what is between."""
     saved = projecting_bytes(config, workload, pictures, extent, kind)
     frames, b = extent.frames, workload.element

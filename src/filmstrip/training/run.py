@@ -84,7 +84,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, observer: Obser
             parallel.mesh is None or len(recipe.stages) == 1,
             "a recipe of several stages runs on one process; start one process per machine without torchrun",
         )
-        with _claimed(output, resume=resume):
+        with claimed(output, resume=resume):
             if is_first_process():
                 (output / RECIPE_FILE).write_bytes(json_bytes(recipe_values(recipe)))
             return _train(recipe, output, parallel, observer)
@@ -161,7 +161,7 @@ def _collect(result: RunResult, stage: StageRecipe, directory: Path) -> None:
 
 
 @contextmanager
-def _claimed(output: Path, *, resume: bool) -> Iterator[None]:
+def claimed(output: Path, *, resume: bool) -> Iterator[None]:
     """Make sure that this run, and no other at the same time, writes to `output`."""
     if not is_first_process():
         yield
