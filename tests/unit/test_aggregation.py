@@ -1,6 +1,5 @@
 """Aggregations: exact small numbers, frame order, token merging against a written-out version, counts, spans, errors."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -161,9 +160,7 @@ def test_the_mean_forgets_the_order_and_the_resampler_does_not() -> None:
     assert isinstance(resampler.aggregation, Resampler)
     with torch.no_grad():
         resampler.aggregation.frame_embedding.zero_()  # without it the queries read a set of tokens
-    torch.testing.assert_close(
-        resampler.encode_videos(video), resampler.encode_videos(backwards), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(resampler.encode_videos(video), resampler.encode_videos(backwards), rtol=1e-4, atol=1e-5)
 
 
 def test_the_resampler_runs_on_both_attention_backends_and_refuses_long_clips() -> None:
@@ -239,10 +236,9 @@ def spans(config: ModelConfig) -> list[tuple[str, int, int | None]]:
 
 
 def test_spans_say_which_frame_a_token_is_of() -> None:
-    per_frame: Callable[[int], list[tuple[str, int, int | None]]] = lambda n: [
-        ("video 0 frame 0", n, 0),
-        ("video 0 frame 1", n, 1),
-    ]
+    def per_frame(tokens: int) -> list[tuple[str, int, int | None]]:
+        return [("video 0 frame 0", tokens, 0), ("video 0 frame 1", tokens, 1)]
+
     assert spans(CONFIGS["keep-all"]) == per_frame(5)
     assert spans(CONFIGS["token-merging"]) == per_frame(3)
     assert spans(CONFIGS["class-token"]) == spans(CONFIGS["strided-pool"]) == per_frame(1)

@@ -23,8 +23,8 @@ def config_values(
 
     Spelt the way transformers 4.41 and all later ones read (the class that reads it is that of `model.family`). A model
     with another aggregation than its family's, or other class tokens, is written as this program's own variant, which
-    transformers refuses (`variant`). Raises `ConfigError` for a model that neither can describe: two towers of different
-    configurations, say.
+    transformers refuses (`variant`). Raises `ConfigError` for a model that neither can describe: two towers of
+    different configurations, say.
     """
     family = FORMAT_OF_FAMILY[model.family]
     video = model.video_tower

@@ -1,7 +1,7 @@
 """Memory formulas of the aggregations: what is alive at the worst moment of one, and what training keeps of it.
 
-Read beside `models/aggregate.py`, `models/resampler.py` and `models/merging.py`. All results are bytes. n are the tokens
-that leave the tower, r the queries of all clips, E the width; what leaves the tower is counted elsewhere.
+Read beside `models/aggregate.py`, `models/resampler.py` and `models/merging.py`. All results are bytes. n are the
+tokens that leave the tower, r the queries of all clips, E the width; what leaves the tower is counted elsewhere.
 """
 
 from filmstrip.config import ModelConfig

@@ -59,8 +59,8 @@ def class_token(x_MFPE: Float[Tensor, "M F P E"]) -> Float[Tensor, "M R E"]:
 
 def token_merging(x_MFPE: Float[Tensor, "M F P E"], kept: int, protect_first: bool) -> Float[Tensor, "M R E"]:
     """Similar tokens of a frame become their mean until `kept` are left: R = F * kept (ToMe, Bolya et al. 2023)."""
-    merged = merge_tokens(x_MFPE.flatten(0, 1), kept, protect_first=protect_first)
-    return merged.unflatten(0, x_MFPE.shape[:2]).flatten(1, 2)
+    num_media, _, _, width = x_MFPE.shape
+    return merge_tokens(x_MFPE.flatten(0, 1), kept, protect_first=protect_first).reshape(num_media, -1, width)
 
 
 def _token_merging(config: ModelConfig) -> Aggregation:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass, replace
-from glob import glob
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def find_recipes(names: Sequence[str]) -> list[Path]:
         if not set("*?[") & set(name) or Path(name).is_file():
             found.append(find_recipe(name))
             continue
-        here = sorted(path for path in map(Path, glob(name)) if path.is_file())
+        here = [] if Path(name).is_absolute() else sorted(path for path in Path().glob(name) if path.is_file())
         shipped = shipped_recipes()
         matching = here or [shipped[known] for known in fnmatch.filter(shipped, _shipped_name(name))]
         if not matching:

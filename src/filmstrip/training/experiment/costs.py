@@ -1,6 +1,7 @@
 """What answering costs with each aggregation: visual tokens, time and memory of the prefill. Weights do not matter."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -15,7 +16,7 @@ from filmstrip.diagnostics.memory_workload import Workload
 from filmstrip.generation.step import new_cache, prefill
 
 PROMPT_TOKENS = 16  # a question with its template
-ROWS = 8  # clips in a batch: one alone would time Python rather than products
+ROWS = 4  # clips in a batch: one alone would time Python rather than products
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,19 @@ class Costs:
 def measure_costs(
     configs: Mapping[str, ModelConfig], baseline: ModelConfig, frames: int, rounds: int, note: Callable[[str], None]
 ) -> dict[str, Costs]:
-    """Time every model once a round, the baseline first, and take medians."""
+    """Time every model once a round, the baseline first, and take medians.
+
+    On one thread: several wait for each other whenever something else runs, and would measure that.
+    """
     workload = Workload(
         batch=ROWS, frames=frames, prompt_tokens=PROMPT_TOKENS, new_tokens=0, dtype="float32", device="cpu"
     )
     note("measuring time and memory of the prefill")
     timers = {name: _Timer(config, workload) for name, config in {"": baseline, **configs}.items()}
-    for timer in timers.values():
-        timer()  # the first call pays for what later ones reuse
-    times = [{name: timer() for name, timer in timers.items()} for _ in range(rounds)]
+    with _one_thread():
+        for timer in timers.values():
+            timer()  # the first call pays for what later ones reuse
+        times = [{name: timer() for name, timer in timers.items()} for _ in range(rounds)]
     found = {}
     for name, config in configs.items():
         vision, prefilling = zip(*(row[name] for row in times), strict=True)
@@ -62,6 +67,16 @@ def measure_costs(
             prefill_bytes=run.peak("prefill", "allocated") - run.weights,
         )
     return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Timer:

@@ -1,9 +1,9 @@
 """What an experiment trains: each recipe without its tower stage, the towers once, and how many steps each may take.
 
-*Equal compute* is equal training FLOPs after the towers: the budget of a variant is what its own recipe would spend with
-`keep-all`, and its number of steps is that budget divided by what one of its steps costs (`flops`). FLOPs do not depend
-on the machine or on what else it does, so the comparison can be repeated. With `minutes` every variant gets the same
-wall time instead; then what runs beside it counts, too.
+*Equal compute* is equal training FLOPs after the towers: the budget of a variant is what its own recipe would spend
+with `keep-all`, and its number of steps is that budget divided by what one of its steps costs (`flops`). FLOPs do not
+depend on the machine or on what else it does, so the comparison can be repeated. With `minutes` every variant gets the
+same wall time instead; then what runs beside it counts, too.
 """
 
 import hashlib

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import Any
 
+from filmstrip.training.experiment.costs import ROWS
 from filmstrip.world import GROUPS
 
 MIB = 2**20
@@ -104,19 +105,19 @@ def _known(rows: Sequence[Row], key: str, order: Sequence[str]) -> list[str]:
 
 def _caveats(content: dict[str, Any], rows: Sequence[Row]) -> list[str]:
     """What every run of this experiment must say about its numbers."""
-    groups = rows[0][1]["groups"]
+    groups, about = rows[0][1]["groups"], content["about"]
     fewest = min(found["questions"] for found in groups.values())
     without = [name for name, result in rows if not result["auxiliary"]]
     caveats = [
-        f"One seed each. The standard error of a group's accuracy is up to {100 * sqrt(0.25 / fewest):.1f} points from "
-        "the choice of clips alone; that of another seed is not in it.",
-        f"Compute is {content['about']['compute']}, counted after the vision towers, which are trained once for all. An "
+        f"One seed each. The standard error of a group's accuracy is up to {100 * sqrt(0.25 / fewest):.1f} points "
+        "from the choice of clips alone; what another seed would change is not in it.",
+        f"Compute is {about['compute']}, counted after the vision towers, which are trained once for all. An "
         "aggregation with fewer tokens gets more steps for it, and so sees more clips.",
-        f"Times are medians of {content['about']['rounds']} rounds of a batch of 8 on this machine, ratios by "
-        f"`{content['about']['baseline']}` in the same round; memory is what the prefill allocates beside weights. "
-        "Models this small are partly bound by what is not a product.",
-        "The world is drawn and the model tiny, with 16 patches a frame. Nothing here says what a 7B model does on real "
-        "video.",
+        f"Times are medians of {about['rounds']} rounds of a batch of {ROWS} on one thread, ratios by "
+        f"`{about['baseline']}` in the same round; memory is what the prefill allocates beside weights. Models this "
+        "small are partly bound by what is not a product.",
+        "The world is drawn and the model tiny, with 16 patches a frame. Nothing here says what a 7B model does on "
+        "real video.",
     ]
     if without and len(without) < len(rows):
         caveats.append(

@@ -30,17 +30,17 @@ from filmstrip.training.start import architecture_config
 from filmstrip.training.tiny import NUM_FRAMES
 
 RESULT, RESULTS, PAGE, PLOT = "result.json", "results.json", "results.md", "results.png"
+ROUNDS = 15  # of timing the prefill
 CONDITIONS = ("ordered", "shuffled")
 _SEED = 0  # of the test clips, the same for every variant
 
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """How long to train, how many clips of the test split to ask about, how often to time the prefill."""
+    """How long to train, and how many clips of the test split to ask about."""
 
     length: Length = field(default_factory=Length)
     clips: int = 300
-    rounds: int = 15
 
     def __post_init__(self) -> None:
         require(self.clips > 0, f"clips must be at least 1, not {self.clips}")
@@ -79,17 +79,15 @@ def run_experiment(
             if found is not None:
                 watcher.on_note(f"{variant.name}: already there")
             results[variant.name] = found or _run(variant, output, options, watcher)
-        _measure(variants, results, options, watcher)
+        _measure(variants, results, watcher)
         return _write(results, output, options, watcher)
 
 
-def _measure(
-    variants: Sequence[Variant], results: dict[str, Any], options: ExperimentOptions, watcher: Watcher
-) -> None:
+def _measure(variants: Sequence[Variant], results: dict[str, Any], watcher: Watcher) -> None:
     """Add what answering costs to the results: of all variants at once, or they could not be compared."""
     plain = architecture_config(ModelRecipe(architecture="tiny"))
     configs = {variant.name: variant.config for variant in variants}
-    for name, costs in measure_costs(configs, plain, NUM_FRAMES, options.rounds, watcher.on_note).items():
+    for name, costs in measure_costs(configs, plain, NUM_FRAMES, ROUNDS, watcher.on_note).items():
         results[name] = {**results[name], "costs": asdict(costs)}
 
 
@@ -175,7 +173,7 @@ def _about(options: ExperimentOptions) -> dict[str, Any]:
         "compute": "equal training FLOPs" if minutes is None else f"equal wall time, {minutes:g} minutes",
         "baseline": BASELINE,
         "clips": options.clips,
-        "rounds": options.rounds,
+        "rounds": ROUNDS,
         "versions": {"filmstrip": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "threads": torch.get_num_threads(),
     }

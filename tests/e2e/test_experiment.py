@@ -1,0 +1,180 @@
+"""Aggregations from the command line: a checkpoint's whole life, an experiment to its end, one line for what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from filmstrip.config.aggregation import AGGREGATIONS
+from filmstrip.training import evaluate
+from filmstrip.training.recipe_file import find_recipes, read_recipe
+from filmstrip.training.start import architecture_config
+from filmstrip.training.tiny import new_tiny
+from tests.e2e.helpers import refused, run, succeed
+
+SMALL = """
+name: {name}
+model: {model}
+threads: 1
+checkpoints: {{every_minutes: null}}
+stages:
+  - name: tower
+    task: stills
+    batch: {{size: 2, workers: 0}}
+    schedule: {{steps: 1}}
+    world: {{photos: false}}
+  - name: language
+    task: world
+    batch: {{size: 2, workers: 0}}
+    schedule: {{steps: 2}}
+    world: {{photos: false, image_every: 2, questions: 2}}
+"""
+SETTINGS = {
+    "strided-pool": ", video_class_token: false",
+    "token-merging": ", aggregation_settings: {kept: 4}",
+    "resampler": ", aggregation_settings: {queries: 6, layers: 1}",
+}
+
+
+def write_recipes(folder: Path, names: tuple[str, ...] = AGGREGATIONS) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        model = f"{{architecture: tiny, aggregation: {name}{SETTINGS.get(name, '')}}}"
+        (folder / f"{name}.yaml").write_text(SMALL.format(name=name, model=model))
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the resampler, untrained."""
+    folder = tmp_path_factory.mktemp("own")
+    (recipe,) = find_recipes(["fusion/resampler"])
+    config = architecture_config(read_recipe(recipe).model)
+    return new_tiny(folder / "tokenizer", 0, config).save(folder / "resampler")
+
+
+def test_a_checkpoint_with_an_aggregation_is_shown_checked_counted_and_asked(merged: Path, clip: Path) -> None:
+    shown = succeed("show", merged, "--json").json
+    assert (shown["tokens_per_video_frame"], shown["tokens_per_video"]) == (0, 32)
+    assert shown["config"]["aggregation"] == "resampler"
+    assert succeed("params", merged, "--json").json["components"]["aggregation"]["parameters"] > 0
+    assert run("check", merged, "--json").json["counts"]["error"] == 0
+    answer = succeed("ask", clip, "How many?", "--model", merged, "--max-new-tokens", "2", "--json").json
+    assert answer["visual_tokens"] == 32
+    labels = [span["label"] for span in answer["run_card"]["token_map"]["spans"]]
+    assert "video 0 all frames" in labels
+
+
+@pytest.mark.parametrize("to", ["hf", "pku"])
+def test_export_is_refused_with_the_reason(merged: Path, to: str, tmp_path: Path) -> None:
+    line = refused("convert", merged, tmp_path / "out", "--to", to)
+    assert "frames are aggregated by 'resampler'" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every aggregation, two steps each: towers once, results once, and the second call trains nothing."""
+    monkeypatch.setattr(evaluate, "_MAX_NEW_TOKENS", 4)
+    monkeypatch.setattr("filmstrip.training.experiment.run.ROUNDS", 1)
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path / "mine")
+    call = ("experiment", "mine/*.yaml", "--clips", "1", "--output", "out")
+    first = succeed(*call, "--json").json
+    variants = first["variants"]
+    assert set(variants) == set(AGGREGATIONS)
+    assert len(list(Path("out").glob("towers-*"))) == 1
+    tokens = {name: result["costs"]["visual_tokens"] for name, result in variants.items()}
+    assert tokens == {
+        "keep-all": 136,
+        "mean-frames": 17,
+        "temporal-spatial-pool": 25,
+        "strided-pool": 32,
+        "resampler": 6,
+        "class-token": 8,
+        "token-merging": 32,
+    }
+    budget = variants["keep-all"]["flops"]
+    for name, result in variants.items():
+        assert result["steps"] >= 2
+        assert abs(result["flops"] - budget) <= result["step_flops"] / 2, name
+        assert result["costs"]["prefill_bytes"] > 0
+        assert set(result["groups"]) <= {"still", "motion", "time", "camera", "describe"}
+    assert variants["keep-all"]["auxiliary"] and not variants["mean-frames"]["auxiliary"]
+    page = Path("out/results.md").read_text()
+    assert "| mean-frames | 17 |" in page and "(results.png)" in page
+    assert Path("out/results.png").stat().st_size > 20_000
+    written = Path("out/mean-frames/result.json").read_bytes()
+    assert "is not empty" in refused(*call)
+    again = succeed(*call, "--resume")
+    assert "mean-frames: already there" in again.err
+    assert Path("out/mean-frames/result.json").read_bytes() == written
+    assert "another recipe, length or number of clips" in refused(*call[:-3], "2", "--output", "out", "--resume")
+
+
+def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The towers and the first variant are there; the second was interrupted in its evaluation."""
+    monkeypatch.setattr(evaluate, "_MAX_NEW_TOKENS", 1)
+    monkeypatch.setattr("filmstrip.training.experiment.run.ROUNDS", 1)
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path, ("class-token", "mean-frames"))
+    call = (
+        "experiment",
+        "class-token.yaml",
+        "mean-frames.yaml",
+        "--clips",
+        "1",
+        "--output",
+        "out",
+        "--minutes",
+        "0.01",
+    )
+    succeed(*call)
+    Path("out/mean-frames/result.json").unlink()
+    log = Path("out/mean-frames/language/log.jsonl").read_bytes()
+    result = succeed(*call, "--resume", "--json").json
+    assert result["about"]["compute"] == "equal wall time, 0.01 minutes"
+    assert Path("out/mean-frames/language/log.jsonl").read_bytes() == log  # it was trained to its end
+    assert json.loads(Path("out/results.json").read_text())["variants"] == result["variants"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("fusion/keep-al",), "did you mean 'fusion/keep-all'"),
+        (("nothing/*.yaml",), "nothing/*.yaml: no recipe matches; shipped are align, finetune, fusion/class-token"),
+        (("fusion/keep-all", "keep-all.yaml"), "two recipes are called 'keep-all'"),
+        (("align",), "an experiment trains an architecture, not a checkpoint"),
+        (("fusion/keep-all", "--steps", "3", "--minutes", "3"), "give --steps or --minutes, not both"),
+        (("wrong.yaml",), "model, aggregation is 'mean-frame'; did you mean 'mean-frames'?"),
+        (("unused.yaml",), "the aggregation 'keep-all' has no setting kept"),
+        (("own.yaml",), "go with architecture; a checkpoint has its own"),
+        (("circle.yaml",), "is based on itself"),
+        (("both.yaml",), "a recipe with a base has `base` and `set` alone, not 'name'"),
+    ],
+)
+def test_one_line_for_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path, ("keep-all",))
+    for name, model in {
+        "wrong": "{architecture: tiny, aggregation: mean-frame}",
+        "unused": "{architecture: tiny, aggregation_settings: {kept: 3}}",
+        "own": "{checkpoint: tiny, aggregation: mean-frames}",
+    }.items():
+        Path(f"{name}.yaml").write_text(SMALL.format(name=name, model=model))
+    Path("circle.yaml").write_text("base: circle.yaml\n")
+    Path("both.yaml").write_text("base: tiny\nname: mine\n")
+    assert words in refused("experiment", *arguments, "--output", "out")
+    assert not Path("out").exists()
+
+
+def test_shipped_recipes_are_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [read_recipe(path) for path in find_recipes(["recipes/fusion/*.yaml"])]
+    assert {recipe.model.aggregation for recipe in found} == set(AGGREGATIONS)
+    assert all(recipe.name == recipe.model.aggregation for recipe in found)
+    assert find_recipes(["fusion/*", "recipes/fusion/keep-all.yaml"]) == find_recipes(["recipes/fusion/*.yaml"])
+    first, *others = found
+    assert all(other.stages == first.stages for other in others)  # the same recipe but for the aggregation
