@@ -1,4 +1,4 @@
-"""Aggregations: exact small numbers, frame order, token merging against a written-out version, counts, spans, errors."""
+"""Aggregations: exact small numbers, frame order, merging against a written-out version, counts, spans, errors."""
 
 from dataclasses import replace
 from typing import Any

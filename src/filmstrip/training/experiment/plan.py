@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from filmstrip.checkpoint.write import json_bytes
 from filmstrip.config import ModelConfig
@@ -89,12 +88,17 @@ def _take_apart(recipe: Recipe, length: Length) -> Parts:
 
 def plan_variants(parts: Sequence[Parts], length: Length, output: Path, note: Callable[[str], None]) -> list[Variant]:
     """Count what a step of each costs, and give each as many as its budget allows. `output` is the experiment's."""
-    with TemporaryDirectory() as tokenizer:
-        return [_plan(one, length, output, Path(tokenizer) / "tokenizer", note) for one in parts]
+    return [_plan(one, length, output, note) for one in parts]
 
 
-def _plan(parts: Parts, length: Length, output: Path, tokenizer: Path, note: Callable[[str], None]) -> Variant:
+def tokenizer_directory(recipe: Recipe, output: Path) -> Path:
+    """Where an experiment keeps the tokenizer that all recipes of one seed train."""
+    return output / f"tokenizer-{recipe.seed}"
+
+
+def _plan(parts: Parts, length: Length, output: Path, note: Callable[[str], None]) -> Variant:
     recipe, language = parts.recipe, parts.language
+    tokenizer = tokenizer_directory(recipe, output)
     note(f"{recipe.name}: counting the FLOPs of a step")
     own = step_flops(recipe, parts.config, language, tokenizer)
     steps = language.schedule.steps

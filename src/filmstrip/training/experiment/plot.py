@@ -39,13 +39,14 @@ def plot_results(content: dict[str, Any], path: Path, note: Callable[[str], None
     for group, axes in zip(groups, grid, strict=True):
         for axis, (title, cost) in zip(axes, _AXES, strict=True):
             handles = [_point(axis, index, result, group, cost) for index, result in enumerate(variants.values())]
-            axis.axhline(100 * known[group]["constant"], color="0.5", linestyle="--", linewidth=1)
+            constant = axis.axhline(100 * known[group]["constant"], color="0.5", linestyle="--", linewidth=1)
             axis.margins(x=0.08, y=0.2)
             axis.grid(alpha=0.3)
             if group == groups[-1]:
                 axis.set_xlabel(title)
         axes[0].set_ylabel(f"{group}, %")
-    figure.legend(handles, list(variants), loc="outside upper center", ncols=min(len(variants), 7), frameon=False)
+    names = [*variants, "best constant answer"]
+    figure.legend([*handles, constant], names, loc="outside upper center", ncols=min(len(names), 4), frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True

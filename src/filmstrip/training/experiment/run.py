@@ -1,10 +1,11 @@
 """Running an experiment: train what is not trained yet, evaluate, measure, write.
 
-The output directory holds `towers-*` (shared vision towers), one directory per recipe (a training run and
+The output directory holds `tokenizer-*` and `towers-*`, which runs share, one directory per recipe (a training run and
 `result.json`), and the three files of the whole: `results.json`, `results.md`, `results.png`.
 """
 
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,12 +21,12 @@ from filmstrip.config.checks import require
 from filmstrip.errors import FilmstripError
 from filmstrip.training.evaluate import FamilyResult, as_json, by_group, evaluate, make_examples
 from filmstrip.training.experiment.costs import measure_costs
-from filmstrip.training.experiment.plan import BASELINE, Length, Variant, plan_variants, take_apart
+from filmstrip.training.experiment.plan import BASELINE, Length, Variant, plan_variants, take_apart, tokenizer_directory
 from filmstrip.training.experiment.plot import plot_results
 from filmstrip.training.experiment.report import results_page
 from filmstrip.training.recipe import ModelRecipe, Recipe
 from filmstrip.training.recipe_file import recipe_values
-from filmstrip.training.run import CHECKPOINT, Observer, claimed, train
+from filmstrip.training.run import CHECKPOINT, Observer, RunResult, claimed, train
 from filmstrip.training.start import architecture_config
 from filmstrip.training.tiny import NUM_FRAMES
 
@@ -105,10 +106,9 @@ def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Wa
         if (variant.towers_directory / CHECKPOINT).is_dir():
             watcher.on_note(f"{variant.name}: begins with the towers in {variant.towers_directory.name}")
         else:
-            observer = watcher.observe("towers", variant.towers)
-            train(variant.towers, variant.towers_directory, resume=True, observer=observer)
+            _train(variant.towers, "towers", variant.towers_directory, output, watcher)
     place = output / variant.name
-    trained = train(variant.recipe, place, resume=True, observer=watcher.observe(variant.name, variant.recipe))
+    trained = _train(variant.recipe, variant.name, place, output, watcher)
     watcher.on_note(f"{variant.name}: asking about {options.clips} clips")
     assistant = load(str(trained.result), device="cpu", quiet=True)
     examples = make_examples("video", options.clips, _SEED, variant.config.video_tower.image_size, full=True)
@@ -132,6 +132,12 @@ def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Wa
     }
     (place / RESULT).write_bytes(json_bytes(result))
     return result
+
+
+def _train(recipe: Recipe, name: str, place: Path, output: Path, watcher: Watcher) -> RunResult:
+    """One training run, or the rest of one; it finds its tokenizer made."""
+    shutil.copytree(tokenizer_directory(recipe, output), place / "tokenizer", dirs_exist_ok=True)
+    return train(recipe, place, resume=True, observer=watcher.observe(name, recipe))
 
 
 def _together(families: dict[str, FamilyResult]) -> FamilyResult:
