@@ -70,7 +70,7 @@ def test_export_is_refused_with_the_reason(own: Path, to: str, tmp_path: Path) -
 
 
 def test_an_experiment_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One aggregation of each kind, two steps and more: towers once, results once, and the second call trains nothing."""
+    """One aggregation of each kind: towers once, results once, and the second call trains nothing."""
     monkeypatch.setattr(evaluate, "_MAX_NEW_TOKENS", 4)
     monkeypatch.setattr("filmstrip.training.experiment.run.ROUNDS", 1)
     monkeypatch.chdir(tmp_path)
