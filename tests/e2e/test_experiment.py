@@ -74,31 +74,31 @@ def test_an_experiment_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(evaluate, "_MAX_NEW_TOKENS", 4)
     monkeypatch.setattr("filmstrip.training.experiment.run.ROUNDS", 1)
     monkeypatch.chdir(tmp_path)
-    write_recipes(tmp_path / "mine", ("keep-all", "mean-frames", "resampler", "temporal-spatial-pool"))
+    write_recipes(tmp_path / "mine", ("keep-all", "resampler", "temporal-spatial-pool"))
     call = ("experiment", "mine/*.yaml", "--clips", "1", "--output", "out")
     first = succeed(*call, "--json").json
     variants = first["variants"]
     assert len(list(Path("out").glob("towers-*"))) == 1
     tokens = {name: result["costs"]["visual_tokens"] for name, result in variants.items()}
-    assert tokens == {"keep-all": 136, "mean-frames": 17, "resampler": 6, "temporal-spatial-pool": 25}
+    assert tokens == {"keep-all": 136, "resampler": 6, "temporal-spatial-pool": 25}
     budget = variants["keep-all"]["flops"]
     for name, result in variants.items():
         assert result["steps"] >= 2
         assert abs(result["flops"] - budget) <= result["step_flops"] / 2, name
         assert result["costs"]["prefill_bytes"] > 0
         assert set(result["groups"]) <= {"still", "motion", "time", "camera", "describe"}
-    assert variants["keep-all"]["auxiliary"] and not variants["mean-frames"]["auxiliary"]
+    assert variants["keep-all"]["auxiliary"] and not variants["resampler"]["auxiliary"]
     page = Path("out/results.md").read_text()
-    assert "| mean-frames | 17 |" in page and "(results.png)" in page
+    assert "| resampler | 6 |" in page and "(results.png)" in page
     assert Path("out/results.png").stat().st_size > 20_000
     assert "is not empty" in refused(*call)
     # As if it had been interrupted while one variant was evaluated: nothing is trained again.
-    Path("out/mean-frames/result.json").unlink()
+    Path("out/resampler/result.json").unlink()
     logs = {path: path.read_bytes() for path in Path("out").glob("*/language/log.jsonl")}
     again = succeed(*call, "--resume")
-    assert "keep-all: already there" in again.err and "mean-frames: already there" not in again.err
+    assert "keep-all: already there" in again.err and "resampler: already there" not in again.err
     assert logs == {path: path.read_bytes() for path in Path("out").glob("*/language/log.jsonl")}
-    assert Path("out/mean-frames/result.json").is_file()
+    assert Path("out/resampler/result.json").is_file()
     other = run(*call[:-3], "2", "--output", "out", "--resume")
     assert other.code == 2
     assert "another recipe, length or number of clips (clips differs)" in other.err.splitlines()[-1]

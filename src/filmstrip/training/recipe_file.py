@@ -36,8 +36,8 @@ def find_recipe(name: str) -> Path:
     wanted = _shipped_name(name)
     if wanted in shipped:
         return shipped[wanted]
-    folders = {Path(), Path("recipes")} | {Path("recipes", known).parent for known in shipped}
-    if path.parent not in folders:
+    folders = {Path(known).parent for known in shipped}
+    if path.parent not in folders | {Path("recipes", folder) for folder in folders}:
         raise ConfigError(f"{name}: no such recipe file")
     require_choice("recipe", wanted, shipped)
     raise AssertionError  # require_choice has raised
