@@ -122,6 +122,7 @@ def test_minutes_are_those_of_each_variant() -> None:
         (("fusion/keep-all", "keep-all.yaml"), "two recipes are called 'keep-all'"),
         (("align",), "an experiment trains an architecture, not a checkpoint"),
         (("fusion/keep-all", "--steps", "3", "--minutes", "3"), "give --steps or --minutes, not both"),
+        (("fusion/keep-all", "--set", "language.batch.sise=2"), "unknown setting 'sise'; did you mean 'size'?"),
         (("wrong.yaml",), "model, aggregation is 'mean-frame'; did you mean 'mean-frames'?"),
         (("unused.yaml",), "the aggregation 'keep-all' has no setting kept"),
         (("own.yaml",), "go with architecture; a checkpoint has its own"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from filmstrip.training.recipe import Recipe
     from filmstrip.training.run import Observer
 
-_LENGTH, _PLACE = "Length", "Output"
+_LENGTH, _PLACE = "Length and changes", "Output"
 
 
 def experiment(
@@ -41,6 +41,15 @@ def experiment(
     clips: Annotated[
         int, typer.Option(metavar="N", min=1, help="Clips of the test split to ask about", rich_help_panel=_LENGTH)
     ] = 300,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of every recipe, as threads=1; may be repeated",
+            rich_help_panel=_LENGTH,
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where runs and results go", rich_help_panel=_PLACE)
     ] = Path("runs/fusion"),
@@ -68,7 +77,7 @@ def experiment(
         from filmstrip.training.experiment.plan import Length
         from filmstrip.training.experiment.run import PAGE, ExperimentOptions, Watcher, run_experiment
         from filmstrip.training.recipe_file import find_recipes, read_recipe
-    chosen = [read_recipe(path) for path in find_recipes(recipes)]
+    chosen = [read_recipe(path, changes or ()) for path in find_recipes(recipes)]
     asked = ExperimentOptions(Length(steps, minutes), clips)
     display = TrainingDisplay()
 

@@ -176,7 +176,9 @@ def _stored(variant: Variant, output: Path, options: ExperimentOptions) -> dict[
 def _about(options: ExperimentOptions) -> dict[str, Any]:
     minutes = options.length.minutes
     return {
-        "compute": "equal training FLOPs" if minutes is None else f"equal wall time, {minutes:g} minutes",
+        "compute": "equal training FLOPs"
+        if minutes is None
+        else f"equal wall time, {minutes:g} minutes each with the share of the towers",
         "baseline": BASELINE,
         "clips": options.clips,
         "rounds": ROUNDS,
