@@ -11,7 +11,8 @@ An image is a clip with one frame; media are grouped by kind and M counts within
  Y X   pixel row, pixel column                                224
  P     token of one frame: class token, then patches          257
  E     width of the vision tower                              1024
- R     visual tokens of one medium, all kept frames in a row  2056
+ R     visual tokens of one medium: those of each frame in    2056
+       a row, then those of all frames together
  L     prompt token before placeholders are expanded
  T     prompt token after expansion (the fused sequence)
  S     slot of the key/value cache (S >= T)                   4096

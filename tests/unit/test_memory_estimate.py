@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from filmstrip.config import ModelConfig, TextConfig, VisionConfig
+from filmstrip.config import AggregationSettings, ModelConfig, TextConfig, VisionConfig
 from filmstrip.diagnostics.memory import estimate
 from filmstrip.diagnostics.memory_measure import compare, measure, require_memory
 from filmstrip.diagnostics.memory_workload import Workload, as_training, for_model, measure_extent
@@ -58,6 +58,15 @@ SISTER = small(
 SEVERAL_STATES = small(
     select_layers=(-3, -1), select_strategy="full", image_tower=replace(small().image_tower, activation="gelu")
 )
+
+FEW_STATES = {"video_class_token": False, "aggregation": "token-merging"}
+AGGREGATIONS = {
+    "mean-frames": small(aggregation="mean-frames"),
+    "temporal-spatial-pool": small(aggregation="temporal-spatial-pool"),
+    "resampler": small(aggregation="resampler", aggregation_settings=AggregationSettings(queries=40, layers=2)),
+    "class-token": small(aggregation="class-token"),
+    "token-merging": small(aggregation_settings=AggregationSettings(kept=10), **FEW_STATES),
+}
 
 INFERENCE = {
     "float32": (small(8), {"dtype": "float32"}),
@@ -116,6 +125,13 @@ def test_inference_needs_what_was_estimated(config: ModelConfig, options: dict[s
 @pytest.mark.parametrize(("config", "options"), TRAINING.values(), ids=TRAINING)
 def test_a_training_step_needs_what_was_estimated(config: ModelConfig, options: dict[str, Any]) -> None:
     check(config, {"batch": 2, "frames": 3, "new_tokens": 16, **options})
+
+
+@pytest.mark.parametrize("config", AGGREGATIONS.values(), ids=AGGREGATIONS)
+def test_an_aggregation_needs_what_was_estimated(config: ModelConfig) -> None:
+    check(config, {"dtype": "float32", "batch": 2})
+    training = "full" if config.aggregation in ("resampler", "token-merging") else "finetune"  # these keep something
+    check(config, {"dtype": "float32", "training": training, "batch": 2, "frames": 3, "new_tokens": 16})
 
 
 def test_the_published_model_needs_what_the_reference_sheet_says() -> None:

@@ -311,7 +311,6 @@ def test_config_json_round_trips(model: ModelConfig) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (replace(NEXT, aggregation="keep-all"), "cannot describe a model whose aggregation is 'keep-all'"),
         (replace(LLAVA, image_grids=((56, 112),)), "cannot describe a model whose image_grids"),
         (replace(LLAVA, video_token_id=409), "this choice of towers and media"),
         (replace(LLAVA, shared_towers=False), "this choice of towers and media"),

@@ -155,6 +155,9 @@ class Assistant(RequestBuilder):
     def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
         """Write a Hugging Face directory that this program and transformers load: weights, configuration, tokenizer.
 
+        A model that no plain format can describe (another aggregation of frames than its family's) is written as this
+        program's own variant, `model_type` `filmstrip_video_llava`, which transformers refuses.
+
         Raises `CheckpointError` when the directory is in the way or cannot be written.
         """
         processor, tokenizer = self.processor, self.processor.tokenizer

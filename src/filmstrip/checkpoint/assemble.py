@@ -217,7 +217,7 @@ def _notes(config: ModelConfig, vocabulary: ExtendedVocabulary, options: Assembl
             "output projection and frame vectors are zero)"
         )
     notes += vocabulary.notes
-    needed = FRAMES * config.tokens_per_frame("video")
+    needed = config.clip_tokens(FRAMES)
     if needed > config.text.max_positions:
         notes.append(
             f"a clip of {FRAMES} frames takes {needed:,} tokens; the text tower was trained on "

@@ -11,6 +11,7 @@ from filmstrip.checkpoint.convert_hf import Converted, hf_to_hf, original_to_hf
 from filmstrip.checkpoint.convert_output import Output, require_complete, require_equal_copies, source_hash
 from filmstrip.checkpoint.convert_pku import hf_to_original, tower_files
 from filmstrip.checkpoint.convert_source import Source, in_layout, read_source
+from filmstrip.checkpoint.hf_config_write import require_plain
 from filmstrip.checkpoint.json_file import read_bounded
 from filmstrip.checkpoint.layouts import layouts_of
 from filmstrip.checkpoint.load import TEMPORAL
@@ -86,6 +87,7 @@ def _convert_tower(checkpoint: TowerCheckpoint, options: ConvertOptions) -> Outp
 
 
 def _convert_multimodal(checkpoint: Checkpoint, options: ConvertOptions) -> Output:
+    require_plain(checkpoint.config, str(checkpoint.directory))
     has_temporal = checkpoint.temporal_frames is not None or checkpoint.config.video_tower.temporal_attention
     temporal = has_temporal and TEMPORAL_ATTENTION not in options.without
     config = checkpoint.model_config(temporal_attention=temporal)

@@ -21,9 +21,11 @@ def model_title(config: AnyConfig) -> str:
     if isinstance(config, VisionConfig):
         return "CLIP vision tower" + (" with temporal attention" if config.temporal_attention else "")
     temporal = config.video_tower.temporal_attention
+    usual = "strided-pool" if config.family == "llava-next-video" else "keep-all"
+    aggregation = "" if config.aggregation == usual else f" and the aggregation {config.aggregation}"
     if config.family != "video-llava" and not temporal:
-        return config.title
-    return f"{config.title} {'with' if temporal else 'without'} temporal attention"
+        return config.title + aggregation.replace(" and", " with")
+    return f"{config.title} {'with' if temporal else 'without'} temporal attention{aggregation}"
 
 
 def dtype_names(infos: Iterable[TensorInfo]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from filmstrip.checkpoint.fields import Fields
 from filmstrip.checkpoint.hf_sisters import Format, format_of
+from filmstrip.checkpoint.variant import read_differences
 from filmstrip.config import PRESETS, ModelConfig, ProjectorConfig, RopeConfig, TextConfig, VisionConfig
 from filmstrip.config.model import SELECT_STRATEGIES, SelectStrategy
 from filmstrip.config.text import ROPE_SCALINGS, RopeScaling
@@ -30,7 +31,7 @@ _ROPE_KEYS |= {"original_max_position_embeddings", "partial_rotary_factor"}
 
 @dataclass(frozen=True)
 class Extras:
-    """The `filmstrip` section: what Hugging Face's format does not say about a model.
+    """The `filmstrip` section: what Hugging Face's format does not say about a model (`variant` reads the rest of it).
 
     `trained_frames` is the number of frames per clip in training; `preset` names the one the checkpoint is meant for.
     `copied_towers` says that the video tower began as a copy of the image tower (None: nothing is known).
@@ -95,7 +96,7 @@ def _model(fields: Fields, text: Fields, extras: Extras, family: Format) -> Mode
         image_token_id=_token_id(fields, "image", family.image_token_id),
         video_token_id=None if family.video_token_id is None else _token_id(fields, "video", family.video_token_id),
         pad_token_id=read_pad_id(fields, text),
-        **family.settings(fields),
+        **(family.settings(fields) | read_differences(fields.section("filmstrip"))),
     )
 
 
@@ -218,7 +219,7 @@ def _extras(fields: Fields | None, family: Format) -> Extras:
     default = Extras(trained_frames=family.trained_frames)
     if fields is None:
         return default
-    known = list(Extras.__dataclass_fields__)
+    known = [*Extras.__dataclass_fields__, "aggregation", "video_class_token"]
     for key in fields:
         if key not in known:
             raise fields.error(key, f"unknown key (known: {', '.join(known)})")

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from filmstrip.checkpoint.defaults import GenerationDefaults
-from filmstrip.checkpoint.fields import Fields
 from filmstrip.checkpoint.hf_config import Extras
 from filmstrip.checkpoint.hf_sisters import FORMAT_OF_FAMILY
+from filmstrip.checkpoint.variant import ARCHITECTURE_PREFIX, PREFIX, differences, reasons
 from filmstrip.config import ModelConfig, RopeConfig, TextConfig, VisionConfig
 from filmstrip.config.checks import require
 
@@ -22,20 +22,23 @@ def config_values(
 ) -> dict[str, Any]:
     """The content of `config.json`; `dtype` is torch's name for it (`float32`).
 
-    Spelt the way transformers 4.41 and all later ones read (the class that reads it is that of `model.family`). Raises
-    `ConfigError` for a model that the family's format cannot describe: two towers of different configurations, say, or
-    another aggregation than the family's.
+    Spelt the way transformers 4.41 and all later ones read (the class that reads it is that of `model.family`). A model
+    with another aggregation than its family's, or other class tokens, is written as this program's own variant, which
+    transformers refuses (`variant`). Raises `ConfigError` for a model that neither can describe: two towers of
+    different configurations, say.
     """
     family = FORMAT_OF_FAMILY[model.family]
     video = model.video_tower
     plain = replace(video, temporal_attention=False, temporal_frames=model.image_tower.temporal_frames)
     same = model.image_tower in (plain, video)
     require(same, "config.json has one vision_config; an image and a video tower that differ cannot be written")
-    fixed = {"aggregation": "keep-all", "video_class_token": True, "image_grids": ()}
-    fixed |= family.settings(Fields(family.write_settings(model), "config.json"))
-    for name, value in fixed.items():
-        found = getattr(model, name)
-        require(found == value, f"the config.json of {model.title} cannot describe a model whose {name} is {found!r}")
+    plain_fields = family.plain_fields(model)
+    grids = plain_fields["image_grids"]
+    require(
+        model.image_grids == grids,
+        f"the config.json of {model.title} cannot describe a model whose image_grids is {model.image_grids!r}",
+    )
+    own = differences(model, plain_fields)
     takes_videos = model.video_token_id is not None
     require(
         takes_videos == (family.video_token_id is not None) and (model.shared_towers or not family.one_tower),
@@ -52,11 +55,11 @@ def config_values(
     layers = model.select_layers
     videos = {
         "video_token_index": model.video_token_id,
-        "video_seq_length": model.tokens_per_frame("video") * trained_frames,
+        "video_seq_length": model.clip_tokens(trained_frames),
     }
     return {
-        "architectures": [family.architecture],
-        "model_type": family.model_type,
+        "architectures": [ARCHITECTURE_PREFIX + family.architecture if own else family.architecture],
+        "model_type": PREFIX + family.model_type if own else family.model_type,
         "torch_dtype": dtype,
         "image_token_index": model.image_token_id,
         **(videos if takes_videos else {}),
@@ -70,8 +73,18 @@ def config_values(
         "tie_word_embeddings": model.text.tie_embeddings,
         "text_config": text_values(model.text, generation),
         "vision_config": vision_values(video),
-        "filmstrip": {key: value for key, value in vars(extras).items() if value is not None},
+        "filmstrip": {key: value for key, value in vars(extras).items() if value is not None} | own,
     }
+
+
+def require_plain(model: ModelConfig, where: str) -> None:
+    """Raise `ConfigError`, with the reason, for a model that only this program's own variant can describe."""
+    own = differences(model, FORMAT_OF_FAMILY[model.family].plain_fields(model))
+    require(
+        not own,
+        f"{where} cannot be exported to a plain format: {reasons(own)}, which neither transformers nor the original "
+        "release can compute; `Assistant.save` writes filmstrip's own variant",
+    )
 
 
 def text_values(text: TextConfig, generation: GenerationDefaults) -> dict[str, Any]:

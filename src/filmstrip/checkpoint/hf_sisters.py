@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from filmstrip.checkpoint.fields import Fields
+from filmstrip.checkpoint.variant import PREFIX
 from filmstrip.config import Family, ModelConfig, VisionConfig
-from filmstrip.config.model import MAX_GRIDS, POOL_STRIDE
+from filmstrip.config.aggregation import POOL_STRIDE
+from filmstrip.config.model import MAX_GRIDS
 
 # LLaVA-NeXT's grids of 336-pixel tiles, (height, width) in pixels.
 DEFAULT_GRIDS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -47,6 +49,11 @@ class Format:
     inner_tie: bool = False
     settings: Callable[[Fields], dict[str, Any]] = _no_settings
     write_settings: Callable[[ModelConfig], dict[str, Any]] = _no_keys
+
+    def plain_fields(self, model: ModelConfig) -> dict[str, Any]:
+        """The fields of `ModelConfig` that a family decides, as they are read back from its keys for `model`."""
+        common = {"aggregation": "keep-all", "video_class_token": True, "image_grids": ()}
+        return common | self.settings(Fields(self.write_settings(model), "config.json"))
 
 
 def _llava_settings(_: Fields) -> dict[str, Any]:
@@ -129,10 +136,14 @@ FORMAT_OF_FAMILY: dict[Family, Format] = {entry.family: entry for entry in FORMA
 def format_of(fields: Fields) -> Format:
     """The entry for a `config.json`. Raises `ConfigError` for a model type or architecture that is not supported.
 
+    That of this program's own variant (`variant`) is the entry of the family that it varies.
     An early revision of LLaVA-NeXT-Video on the hub calls itself `llava_next`; its architecture tells it from
     LLaVA-NeXT.
     """
     architectures = fields.get("architectures")
+    own = str(fields.get("model_type")).removeprefix(PREFIX)
+    if own != fields.get("model_type") and own in FORMATS:
+        return FORMATS[own]
     next_video = FORMAT_OF_FAMILY["llava-next-video"]
     if fields.get("model_type") == _EARLY_NEXT_TYPE and architectures == [next_video.architecture]:
         return next_video

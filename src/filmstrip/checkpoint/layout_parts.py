@@ -43,6 +43,20 @@ TEXT_DROPS = (
     Drop("rotary_emb.original_inv_freq", _RECOMPUTED),
 )
 
+# The aggregation that learns, `models.resampler`: on disk as in the model, because no other program has it.
+_RESAMPLER_BLOCK = "blocks.{i}."
+AGGREGATION = tuple(
+    Rule(name, name)
+    for name in (
+        "queries",
+        "frame_embedding",
+        "final_norm.{p}",
+        *(f"{_RESAMPLER_BLOCK}{norm}.{{p}}" for norm in ("query_norm", "source_norm", "mlp_norm")),
+        *(f"{_RESAMPLER_BLOCK}attention.{x}_proj.{{p}}" for x in ("q", "k", "v", "out")),
+        *(f"{_RESAMPLER_BLOCK}mlp.{x}.{{p}}" for x in ("fc1", "fc2")),
+    )
+)
+
 PROJECTOR = (Rule("linear_1.{p}", "linear_1.{p}"), Rule("linear_2.{p}", "linear_2.{p}"))
 # The original release's projector is a `Sequential` with the activation in place 1.
 SEQUENTIAL_PROJECTOR = (Rule("0.{p}", "linear_1.{p}"), Rule("2.{p}", "linear_2.{p}"))

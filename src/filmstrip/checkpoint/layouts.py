@@ -17,10 +17,12 @@ vision                 `CLIPVisionModel` since transformers 5: the tower's names
 
 Which family's tables a checkpoint is matched against is decided by its `config.json`; the sisters differ from
 Video-LLaVA in the tower's name (one `vision_tower` for everything) and by `image_newline`. Every tower may carry the
-original release's temporal attention, which transformers' port ignores.
+original release's temporal attention, which transformers' port ignores. `aggregation.` is this program's own variant
+(`variant`): a checkpoint whose frames are aggregated by something that learns.
 """
 
 from filmstrip.checkpoint.layout_parts import (
+    AGGREGATION,
     CLIP_DROPS,
     PROJECTOR,
     SEQUENTIAL_PROJECTOR,
@@ -62,6 +64,7 @@ def _multimodal(
             Rule(f"{lm_head}weight", _HEAD),
             *(rule for disk, canonical in places for rule in under(TOWER, disk, canonical)),
             *under(PROJECTOR, f"{outer}multi_modal_projector.", "projector."),
+            *under(AGGREGATION, f"{outer}aggregation.", "aggregation."),
             *((Rule(f"{outer}image_newline", "image_newline"),) if newline else ()),
         ),
         drops=(

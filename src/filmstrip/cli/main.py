@@ -16,6 +16,7 @@ from filmstrip.cli import (
     convert,
     demo,
     eval,
+    experiment,
     memory,
     merge,
     params,
@@ -47,6 +48,7 @@ app.command("assemble")(assemble.assemble)
 app.command("demo")(demo.demo)
 app.add_typer(world.app, name="world")
 app.command("train")(train.train)
+app.command("experiment")(experiment.experiment)
 app.command("merge")(merge.merge)
 app.command("eval")(eval.evaluate)
 

@@ -90,6 +90,7 @@ def _media(checkpoint: "Checkpoint | TowerCheckpoint") -> dict[str, Any]:
     return {
         "tokens_per_image": checkpoint.config.tokens_per_frame("image"),
         "tokens_per_video_frame": checkpoint.config.tokens_per_frame("video"),
+        "tokens_per_video": checkpoint.config.clip_tokens(checkpoint.extras.trained_frames),
         "trained_frames": checkpoint.extras.trained_frames,
         "chat_template": checkpoint.processor.chat_template is not None,
     }
@@ -114,7 +115,7 @@ def _print(content: dict[str, Any]) -> None:
     shown = Table("setting", "value", box=None, pad_edge=False, title="configuration", title_justify="left")
     for name, value in _flat(config):
         shown.add_row(name, str(value))
-    for key in ("tokens_per_image", "tokens_per_video_frame", "trained_frames", "chat_template"):
+    for key in ("tokens_per_image", "tokens_per_video_frame", "tokens_per_video", "trained_frames", "chat_template"):
         if key in content:
             shown.add_row(key, str(content[key]))
     console.print(shown)

@@ -2,20 +2,18 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import errors, note, status, visible, warn
+from filmstrip.cli.progress import TrainingDisplay, clock
+from filmstrip.cli.terminal import note, status, warn
 
 if TYPE_CHECKING:
-    from filmstrip.training.recipe import Recipe
-    from filmstrip.training.run import RunResult, StageStart
+    from filmstrip.training.run import RunResult
 
-_LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw a bar on
 _LENGTH, _PLACE = "Length and changes", "Output"
 
 
@@ -80,7 +78,7 @@ def train(
     if show:
         sys.stdout.write(recipe_text(chosen))
         return
-    display = _Display(chosen)
+    display = TrainingDisplay()
     try:
         with display.bar:
             result = run_recipe(
@@ -93,71 +91,6 @@ def train(
         sys.stdout.write(json.dumps(_content(result)) + "\n")
     else:
         _print(result)
-
-
-class _Display:
-    """Progress on standard error: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, recipe: "Recipe") -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.recipe = recipe
-        self.bar = Progress(
-            TextColumn("{task.fields[stage]}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
-            console=errors,
-            refresh_per_second=4,
-            disable=not errors.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=1.0, stage="", figures="")
-        self._spoke = 0.0
-        self._before: tuple[int, float] | None = None
-        self._speed = 0.0
-
-    def stage(self, name: str, start: "StageStart") -> None:
-        """Say what begins."""
-        length = f"{start.steps:,} steps" if start.steps is not None else "as long as it is given"
-        samples = f", {start.samples:,} samples" if start.samples is not None else ""
-        after = f", from step {start.step:,}" if start.step else ""
-        self.say(f"{name}: {start.trained_parameters:,} of {start.parameters:,} parameters, {length}{samples}{after}")
-        self.bar.update(self.task, completed=0.0, stage=name, figures="")
-        self._before, self._spoke, self._speed = None, 0.0, 0.0
-
-    def step(self, name: str, progress: float, figures: dict[str, Any]) -> None:
-        """Show the figures of a step."""
-        if self._before is not None:
-            tokens, seconds = figures["tokens"] - self._before[0], figures["seconds"] - self._before[1]
-            latest = tokens / max(seconds, 1e-6)
-            self._speed = 0.9 * self._speed + 0.1 * latest if self._speed else latest
-        self._before = (figures["tokens"], figures["seconds"])
-        left = figures["seconds"] / progress * (1 - progress) if progress > 0 else 0.0
-        right = next((f"right {100 * figures[key]:.1f} %" for key in ("right", "patch_right") if key in figures), "")
-        parts = [
-            f"step {figures['step']:,}",
-            f"loss {figures['loss']:.4f}",
-            right,
-            f"rate {figures['rate']:.2e}",
-            f"{self._speed:,.0f} tokens/s" if self._speed else "",
-            f"{_clock(left)} left",
-            f"{figures['skipped']} skipped" if figures["skipped"] else "",
-        ]
-        shown = " · ".join(part for part in parts if part)
-        if errors.is_terminal:
-            self.bar.update(self.task, completed=progress, figures=shown)
-        elif time.monotonic() - self._spoke > _LINE_SECONDS or progress >= 1.0:
-            self._spoke = time.monotonic()
-            note(f"{name} {100 * progress:.0f} % · {shown}")
-
-    def say(self, text: str) -> None:
-        """A line for people."""
-        self.bar.console.print(visible(text), style="dim")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _content(result: "RunResult") -> dict[str, Any]:
@@ -174,7 +107,7 @@ def _print(result: "RunResult") -> None:
     for name, figures in result.stages.items():
         if figures:
             sys.stdout.write(
-                f"{name}: {figures['step']:,} steps, {figures['samples']:,} samples, {_clock(figures['seconds'])}, "
+                f"{name}: {figures['step']:,} steps, {figures['samples']:,} samples, {clock(figures['seconds'])}, "
                 f"loss {figures['loss']:.4f}\n"
             )
     for reason, count in sorted(result.skipped.items(), key=lambda item: -item[1]):

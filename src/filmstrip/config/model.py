@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from filmstrip.config.aggregation import AGGREGATIONS, POOL_STRIDE, AggregationSettings
 from filmstrip.config.checks import require, require_choice
 from filmstrip.config.text import TextConfig
 from filmstrip.config.tiles import Size, Tiling, tile_image
@@ -13,8 +14,6 @@ MediaKind = Literal["image", "video"]
 Family = Literal["video-llava", "llava", "llava-next-video"]
 
 SELECT_STRATEGIES: tuple[str, ...] = get_args(SelectStrategy)
-AGGREGATIONS: tuple[str, ...] = ("keep-all", "strided-pool")
-POOL_STRIDE = 2  # of the aggregation `strided-pool`: squares of 2 by 2 patches become one token
 MAX_GRIDS, MAX_GRID_TILES = 64, 64
 FAMILIES: dict[str, str] = {"video-llava": "Video-LLaVA", "llava": "LLaVA-1.5", "llava-next-video": "LLaVA-NeXT-Video"}
 
@@ -36,8 +35,9 @@ class ModelConfig:
     `select_layers` are indices into the tower's hidden states (0 is the embedding output, -1 the last layer's);
     several are concatenated on the channel axis. `select_strategy` `default` drops an image's class token, `full`
     keeps it; `video_class_token` says that a video's class tokens are kept whatever the strategy (reference sheet 3.2).
-    `aggregation` is applied to videos, after selection and before the projector. `image_grids` are the (height, width)
-    in pixels among which an image's tiling is chosen (LLaVA-NeXT's any-resolution images); empty: one tile per image.
+    `aggregation` is applied to videos, after selection and before the projector, with `aggregation_settings` where it
+    has any. `image_grids` are the (height, width) in pixels among which an image's tiling is chosen (LLaVA-NeXT's
+    any-resolution images); empty: one tile per image.
     `video_token_id` None: the model takes images only.
     """
 
@@ -51,6 +51,7 @@ class ModelConfig:
     select_strategy: SelectStrategy = "default"
     video_class_token: bool = True
     aggregation: str = "keep-all"
+    aggregation_settings: AggregationSettings = field(default_factory=AggregationSettings)
     image_grids: tuple[Size, ...] = ()
     image_token_id: int = 32_000
     video_token_id: int | None = 32_001
@@ -62,7 +63,8 @@ class ModelConfig:
         require_choice("frame aggregation", self.aggregation, AGGREGATIONS)
         require(len(self.select_layers) > 0, "vision feature layers: at least one is needed")
         require(self.image_token_id != self.video_token_id, "the image and video placeholders share one token id")
-        self._check_tokens()
+        self._check_aggregation()
+        self._check_tiles()
         for kind in ("image", "video"):
             tower = self.tower(kind)
             states = tower.num_layers + 1
@@ -79,13 +81,29 @@ class ModelConfig:
         if self.shared_towers:
             require(self.image_tower == self.video_tower, "shared towers need one configuration for image and video")
 
-    def _check_tokens(self) -> None:
-        """Pooling and tiling work on squares of patches, so a class token among them has no place."""
+    def _check_aggregation(self) -> None:
+        """Each aggregation needs the tokens that it works on."""
+        name, class_token = self.aggregation, self.keeps_class_token("video")
+        self.aggregation_settings.require_used_by(name)
         require(
-            self.aggregation == "keep-all" or not self.keeps_class_token("video"),
-            f"the aggregation {self.aggregation!r} pools squares of patches; a video's class tokens must be dropped",
+            name != "strided-pool" or not class_token,
+            f"the aggregation {name!r} pools squares of patches; a video's class tokens must be dropped",
         )
-        require(self.tokens_per_frame("video") > 0, f"the aggregation {self.aggregation!r} leaves nothing of a frame")
+        require(
+            name != "class-token" or class_token,
+            f"the aggregation {name!r} keeps nothing else of a frame; a video's class tokens must not be dropped",
+        )
+        if name == "token-merging":
+            kept, there = self.aggregation_settings.kept, self._frame_positions
+            least = 1 + int(class_token)  # a class token is not merged
+            require(
+                least <= kept <= there,
+                f"the aggregation {name!r} can keep {least} to {there} tokens of a frame here, not {kept}",
+            )
+        require(self.clip_tokens(1) > 0, f"the aggregation {name!r} leaves nothing of a frame")
+
+    def _check_tiles(self) -> None:
+        """Tiling works on squares of patches, so a class token among them has no place."""
         if not self.image_grids:
             return
         require(
@@ -127,11 +145,35 @@ class ModelConfig:
         return self.select_strategy == "full" or (kind == "video" and self.video_class_token)
 
     def tokens_per_frame(self, kind: MediaKind) -> int:
-        """Visual tokens of one video frame, or of one image that is one tile (see `tiling` for others)."""
-        tower = self.tower(kind)
-        if kind == "video" and self.aggregation == "strided-pool":
-            return (tower.patches_per_side // POOL_STRIDE) ** 2
-        return tower.num_patches + int(self.keeps_class_token(kind))
+        """Visual tokens of one image that is one tile (see `tiling` for others), or those of a video that come from
+        one frame alone: none, where all its tokens come from all frames (`joint_tokens`).
+        """
+        if kind == "image":
+            return self.image_tower.num_patches + int(self.keeps_class_token("image"))
+        return {
+            "mean-frames": 0,
+            "temporal-spatial-pool": 1,
+            "strided-pool": (self.video_tower.patches_per_side // POOL_STRIDE) ** 2,
+            "resampler": 0,
+            "class-token": 1,
+            "token-merging": self.aggregation_settings.kept,
+        }.get(self.aggregation, self._frame_positions)
+
+    @property
+    def joint_tokens(self) -> int:
+        """Visual tokens of a clip that come from all its frames together. They stand behind those of the frames."""
+        if self.aggregation == "resampler":
+            return self.aggregation_settings.queries
+        return self._frame_positions if self.aggregation in ("mean-frames", "temporal-spatial-pool") else 0
+
+    def clip_tokens(self, num_frames: int) -> int:
+        """Visual tokens of a video of `num_frames` frames: the placeholders it needs in a prompt."""
+        return num_frames * self.tokens_per_frame("video") + self.joint_tokens
+
+    @property
+    def _frame_positions(self) -> int:
+        """Tokens of a video's frame on their way out of the tower, before aggregation."""
+        return self.video_tower.num_patches + int(self.keeps_class_token("video"))
 
     def tiling(self, size: Size) -> Tiling | None:
         """How an image of `size` (height, width) in pixels is cut into tiles; None when each image is one tile."""

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from filmstrip.checkpoint.describe import AnyConfig
 from filmstrip.config import MediaKind, ModelConfig, TextConfig, VisionConfig
+from filmstrip.diagnostics.memory_aggregation import aggregated_bytes, aggregation_peak
 from filmstrip.diagnostics.memory_blocks import (
     FLOAT32,
     activation_copies,
@@ -138,11 +139,22 @@ def selected_bytes(config: ModelConfig, workload: Workload, pictures: int, exten
 
 
 def projector_peak(config: ModelConfig, workload: Workload, pictures: int, extent: Extent, kind: MediaKind) -> int:
-    """Selected hidden states, and the projector's activation: input and output (one more for quick GELU)."""
-    tokens = pictures * (extent.frames if kind == "video" else 1) * config.tokens_per_frame(kind)
-    inner = tokens * config.text.hidden_size * workload.element
+    """Selected hidden states, and the worse of two moments: inside the aggregation, or in the projector with what that
+    handed on.
+    """
     selected = selected_bytes(config, workload, pictures, extent, kind)
-    return selected + activation_copies(config.projector.activation) * inner
+    projecting = projecting_bytes(config, workload, pictures, extent, kind)
+    if kind == "image":
+        return selected + projecting
+    aggregated = aggregated_bytes(config, pictures, extent.frames, workload.element)
+    return selected + max(aggregation_peak(config, pictures, extent.frames, workload.element), projecting + aggregated)
+
+
+def projecting_bytes(config: ModelConfig, workload: Workload, pictures: int, extent: Extent, kind: MediaKind) -> int:
+    """The projector's activation: input and output (one more for quick GELU)."""
+    tokens = config.clip_tokens(extent.frames) if kind == "video" else config.tokens_per_frame("image")
+    inner = pictures * tokens * config.text.hidden_size * workload.element
+    return activation_copies(config.projector.activation) * inner
 
 
 def fusion_bytes(text: TextConfig, extent: Extent, workload: Workload) -> int:

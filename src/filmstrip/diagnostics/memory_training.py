@@ -15,6 +15,7 @@ from torch import nn
 from filmstrip.checkpoint.describe import AnyConfig
 from filmstrip.config import MediaKind, ModelConfig, TextConfig, VisionConfig
 from filmstrip.config.checks import require
+from filmstrip.diagnostics.memory_aggregation import aggregated_bytes, aggregation_saved
 from filmstrip.diagnostics.memory_blocks import (
     FLOAT32,
     adapters_saved,
@@ -27,8 +28,9 @@ from filmstrip.diagnostics.memory_blocks import (
 )
 from filmstrip.diagnostics.memory_inference import (
     input_bytes,
-    projector_peak,
+    projecting_bytes,
     rotary_and_mask,
+    selected_bytes,
     tower_peak,
 )
 from filmstrip.diagnostics.memory_workload import Extent, PhaseEstimate, Workload, run_layers
@@ -226,7 +228,7 @@ def _vision(
         norms = FLOAT32 if workload.device == "cuda" else 0  # autocast's layer norm; the CPU's is not widened
         yield PhaseEstimate(f"vision ({kind}s)", dict(now), tower_peak(config, workload, pictures, extent, kind, norms))
         tokens = extent.image_tokens if kind == "image" else extent.video_tokens
-        now["activations"] += projector_peak(config, workload, pictures, extent, kind)
+        now["activations"] += _saved_of_projector(config, workload, pictures, extent, kind)
         now["activations"] += tokens * width * workload.element
 
 
@@ -258,8 +260,19 @@ def _saved_of_media(config: ModelConfig, workload: Workload, extent: Extent) -> 
         pictures = extent.tiles if kind == "image" else extent.clips
         if pictures:
             saved += _saved_of_tower(config, workload, extent, kind)
-            saved += projector_peak(config, workload, pictures, extent, kind)
+            saved += _saved_of_projector(config, workload, pictures, extent, kind)
     return saved
+
+
+def _saved_of_projector(config: ModelConfig, workload: Workload, pictures: int, extent: Extent, kind: MediaKind) -> int:
+    """What the projector was given, and both sides of its activation; with learning towers also what is between."""
+    saved = projecting_bytes(config, workload, pictures, extent, kind)
+    frames, b = extent.frames, workload.element
+    aggregated = aggregated_bytes(config, pictures, frames, b) if kind == "video" else 0
+    if not aggregated:  # what was selected, or a view of it
+        return saved + selected_bytes(config, workload, pictures, extent, kind)
+    learns = workload.training == "full"
+    return saved + aggregated + (aggregation_saved(config, pictures, frames, b) if learns else 0)
 
 
 def _text_inputs(text: TextConfig, workload: Workload, extent: Extent, sizes: _Sizes) -> dict[str, int]:

@@ -117,7 +117,7 @@ def measure_extent(config: AnyConfig, workload: Workload) -> Extent:
         require(workload.videos == 0 or config.video_token_id is not None, f"{config.title} takes images only")
         tiles, image_tokens = _images(config, workload)
         clips = workload.videos
-        video_tokens = clips * workload.frames * config.tokens_per_frame("video")
+        video_tokens = clips * config.clip_tokens(workload.frames)
         frames_known = config.video_tower.temporal_frames
         require(
             not clips or not config.video_tower.temporal_attention or workload.frames <= frames_known,

@@ -17,8 +17,9 @@ PRECISION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PRECISIONS = ("float32", "bfloat16", *QUANTISED_BITS)
 
 _BLOCK = re.compile(r"^(?P<stack>.*\bblocks)\.(?P<index>\d+)\.")
-# The first that is found in a parameter's name decides; temporal attention comes before the parts it is made of.
+# The first that is found in a parameter's name decides; what is made of others comes before its parts.
 _KINDS = (
+    (re.compile(r"(^|\.)aggregation\."), "aggregation"),
     (re.compile(r"\.temporal\."), "temporal attention"),
     (re.compile(r"norm\."), "norm"),
     (re.compile(r"(^|\.)attention\."), "attention"),

@@ -20,6 +20,7 @@ _LISTED = 4
 class MediumTokens:
     """One image or video as the prompt sees it: frames and visual tokens.
 
+    A video's `joint_tokens` come from all its frames together and stand behind those of the single frames.
     An image that is cut into tiles has, after the `tokens_per_frame` of its base tile, `rows` rows of `row_length`
     tokens (patches, then the newline); `tiling` says how they lie. `name` and `times` (seconds of each frame) are for
     display only.
@@ -33,29 +34,35 @@ class MediumTokens:
     tiling: Tiling | None = None
     rows: int = 0
     row_length: int = 0
+    joint_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Visual tokens of the whole medium."""
-        return self.num_frames * self.tokens_per_frame + self.rows * self.row_length
+        return self.num_frames * self.tokens_per_frame + self.joint_tokens + self.rows * self.row_length
 
-    def parts(self) -> list[tuple[str, int]]:
-        """What a reader would tell apart, in prompt order: a name after the medium's own, and a number of tokens."""
+    def parts(self) -> list[tuple[str, int, int | None]]:
+        """What a reader would tell apart, in prompt order: a name after the medium's own, a number of tokens, and the
+        number of the frame or part (None: of all frames).
+        """
         if self.kind == "video":
-            return [(f" frame {frame}", self.tokens_per_frame) for frame in range(self.num_frames)]
+            numbers = range(self.num_frames if self.tokens_per_frame else 0)
+            frames: list[tuple[str, int, int | None]] = [(f" frame {i}", self.tokens_per_frame, i) for i in numbers]
+            return [*frames, (" all frames", self.joint_tokens, None)] if self.joint_tokens else frames
         if self.tiling is None:
-            return [("", self.tokens_per_frame)]
-        grid = [(" tiles", self.rows * self.row_length)] if self.rows else []
-        return [(" base", self.tokens_per_frame), *grid]
+            return [("", self.tokens_per_frame, 0)]
+        base: list[tuple[str, int, int | None]] = [(" base", self.tokens_per_frame, 0)]
+        return [*base, (" tiles", self.rows * self.row_length, 1)] if self.rows else base
 
 
 @dataclass(frozen=True)
 class Span:
     """Token positions `start` to `end` (exclusive) of the expanded prompt.
 
-    `label` says what they are (`template`, `user 1`, `image 0`, `image 0 tiles`, `video 0 frame 3`), `source` which
-    text they or their placeholder come from. Visual spans carry their medium's index within its kind, and the frame
-    (of a video) or part (of an image in tiles: 0 is the base tile, 1 the others).
+    `label` says what they are (`template`, `user 1`, `image 0`, `image 0 tiles`, `video 0 frame 3`, `video 0 all
+    frames`), `source` which text they or their placeholder come from. Visual spans carry their medium's index within
+    its kind, and the frame (of a video; None for tokens of all frames together) or part (of an image in tiles: 0 is
+    the base tile, 1 the others).
     """
 
     start: int
@@ -117,7 +124,7 @@ def plan_prompt(
             continue
         index, medium = next(queues[kind])
         expanded.extend([token_id] * medium.num_tokens)
-        for number, (name, tokens) in enumerate(medium.parts()):
+        for name, tokens, number in medium.parts():
             spans.append(Span(start, start + tokens, f"{kind} {index}{name}", source, kind, index, number))
             start += tokens
     return PromptPlan(tuple(expanded), tuple(spans), sum(medium.num_tokens for medium in media), tuple(media))

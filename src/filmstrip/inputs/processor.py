@@ -152,6 +152,7 @@ class Processor:
             tokens_per_frame=config.tokens_per_frame(clip.kind),
             name=clip.path,
             times=clip.times,
+            joint_tokens=config.joint_tokens if clip.kind == "video" else 0,
         )
         tiling = config.tiling(_size(clip)) if clip.kind == "image" else None
         if tiling is None:

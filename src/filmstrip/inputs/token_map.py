@@ -55,8 +55,10 @@ def to_dict(plan: PromptPlan) -> dict[str, Any]:
     }
 
 
-def _detail(medium: MediumTokens, part: int) -> str:
-    """What is shown after a medium's name: a frame's time, or how an image lies on its tiles."""
+def _detail(medium: MediumTokens, part: int | None) -> str:
+    """What is shown after a medium's name: the time of a frame (or of all), or how an image lies on its tiles."""
+    if part is None:
+        return f" from {medium.times[0]:.2f} to {medium.times[-1]:.2f} s" if medium.times else ""
     if medium.kind == "video":
         return f" at {medium.times[part]:.2f} s" if part < len(medium.times) else ""
     if medium.tiling is None:
@@ -69,8 +71,8 @@ def _detail(medium: MediumTokens, part: int) -> str:
 
 def _excerpt(plan: PromptPlan, span: Span, tokenizer: Tokenizer) -> str:
     if span.kind is not None and span.medium is not None:
-        medium, part = plan.media_of(span.kind)[span.medium], span.frame or 0
-        return f"{medium.name}{_detail(medium, part)}".strip()
+        medium = plan.media_of(span.kind)[span.medium]
+        return f"{medium.name}{_detail(medium, span.frame)}".strip()
     text = tokenizer.decode(plan.input_ids[span.start : span.end], skip_special=False)
     if len(text) <= _EXCERPT:
         return text

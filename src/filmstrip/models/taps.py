@@ -9,7 +9,7 @@ Sites, in order (`{t}` is `image_tower` or `video_tower`; of an image that is cu
     {t}.embeddings            patches with class token and positions        (M F P E)
     {t}.hidden_states.{i}     0 after the first norm, i after block i-1     (M F P E)
     {t}.selected              the chosen layers, class token by the rules   (M F P E)
-    video_tower.aggregated    where frames are pooled: the pooled tokens    (M R E)
+    video_tower.aggregated    unless all tokens are kept: what is left      (M R E)
     projector.{kind}          projected visual tokens                       (M R D)
     embeddings                token embeddings with visual tokens in place  (B T D)
     text_tower.rotary.{cos,sin}    tables that turn queries and keys        (B T H)

@@ -15,10 +15,11 @@ from filmstrip.config import MediaKind, ModelConfig
 from filmstrip.config.checks import require_choice
 from filmstrip.config.tiles import Tiling, tile_image
 from filmstrip.errors import PromptError
-from filmstrip.models.aggregate import AGGREGATIONS
+from filmstrip.models.aggregate import make_aggregation
 from filmstrip.models.decoder import Decoder
 from filmstrip.models.fusion import fuse
 from filmstrip.models.projector import Projector
+from filmstrip.models.resampler import Resampler
 from filmstrip.models.taps import Taps, tap
 from filmstrip.models.tiles import join_tiles
 from filmstrip.models.vision import VisionTower
@@ -39,6 +40,7 @@ class VideoLlava(nn.Module):
         self.config = config
         self.image_tower = VisionTower(config.image_tower)
         self.video_tower = self.image_tower if config.shared_towers else VisionTower(config.video_tower)
+        self.aggregation = make_aggregation(config)
         self.projector = Projector(config)
         self.image_newline = nn.Parameter(torch.zeros(config.text.hidden_size)) if config.image_grids else None
         self.text_tower = Decoder(config.text)
@@ -111,9 +113,9 @@ class VideoLlava(nn.Module):
     def encode_videos(
         self, pixels_MFCYX: Float[Tensor, "V F C Y X"], taps: Taps | None = None
     ) -> Float[Tensor, "V R D"]:
-        """Projected visual tokens of clips, frame after frame."""
+        """Projected visual tokens of clips: those of each frame in order, then those of all frames together."""
         x_MFPE = self._select(self.video_tower, pixels_MFCYX, "video", taps)
-        x_MRE = AGGREGATIONS[self.config.aggregation](x_MFPE)
+        x_MRE = self.aggregation(x_MFPE)
         if self.config.aggregation != "keep-all":  # otherwise it is what was selected
             x_MRE = tap(taps, "video_tower.aggregated", x_MRE)
         return tap(taps, "projector.video", self.projector(x_MRE))
@@ -126,6 +128,8 @@ class VideoLlava(nn.Module):
         require_choice("attention backend", backend, ATTENTION_BACKENDS)
         for tower in (self.image_tower, self.video_tower, self.text_tower):
             tower.backend = cast(AttentionBackend, backend)
+        if isinstance(self.aggregation, Resampler):
+            self.aggregation.backend = cast(AttentionBackend, backend)
 
     def _select(
         self, tower: VisionTower, pixels_MFCYX: Tensor, kind: MediaKind, taps: Taps | None

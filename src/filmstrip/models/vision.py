@@ -19,7 +19,7 @@ from filmstrip.shapes import Float, Tensor
 
 
 class VisionAttention(nn.Module):
-    """Self-attention without a mask: every token of a row reads every other."""
+    """Attention without a mask: every token of a row reads every other, or all of `source`."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -30,11 +30,17 @@ class VisionAttention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "rows tokens E"], backend: AttentionBackend) -> Float[Tensor, "rows tokens E"]:
-        """Attend within each row."""
+    def forward(
+        self,
+        x: Float[Tensor, "rows tokens E"],
+        backend: AttentionBackend,
+        source: Float[Tensor, "rows read E"] | None = None,
+    ) -> Float[Tensor, "rows tokens E"]:
+        """Attend within each row; `source` is what is read where that is not `x` itself."""
+        source = x if source is None else source
         q, k, v = (
-            proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+            proj(read).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for proj, read in ((self.q_proj, x), (self.k_proj, source), (self.v_proj, source))
         )
         return self.out_proj(attention(q, k, v, AttentionMask(), backend).transpose(1, 2).flatten(2))
 

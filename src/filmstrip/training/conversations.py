@@ -76,7 +76,7 @@ class ConversationBatches:
     def _tokens(self, questions: Sequence[Question], kind: MediaKind) -> tuple[np.ndarray, np.ndarray]:
         """As many of the questions as `_MAX_WORDS` tokens hold, so that rows are of similar length."""
         frames = self.clip.num_frames if kind == "video" else 1
-        visual = frames * self.config.tokens_per_frame(kind)
+        visual = self.config.clip_tokens(frames) if kind == "video" else self.config.tokens_per_frame(kind)
         while True:
             ids, labels = conversation_tokens(questions, kind, frames, self.config, self.tokenizer)
             if len(ids) <= visual + _MAX_WORDS or len(questions) == 1:
@@ -97,7 +97,7 @@ class ClipBatches:
         tower = self.config.video_tower
         scenes = [sample_clip(rng, "train", self.clip) for _ in range(self.batch_size)]
         frames = [augment_clip(draw_clip(scene, tower.image_size, self.photos), rng) for scene in scenes]
-        tokens = len(scenes) * self.clip.num_frames * self.config.tokens_per_frame("video")
+        tokens = len(scenes) * self.config.clip_tokens(self.clip.num_frames)
         labels = motion_labels(scenes, tower.patch_size, tower.image_size)
         return ClipBatch(frames_to_pixels(np.stack(frames)), labels, tokens)
 
@@ -139,5 +139,6 @@ def conversation_tokens(
     ids = np.array(labelled.ids)
     answers = np.array([label.startswith("assistant") for label in labelled.labels])
     labels = np.where(answers, ids, IGNORE)
-    repeats = np.where(ids == media_ids[kind], num_frames * config.tokens_per_frame(kind), 1)
+    visual = config.clip_tokens(num_frames) if kind == "video" else config.tokens_per_frame("image")
+    repeats = np.where(ids == media_ids[kind], visual, 1)
     return np.repeat(ids, repeats), np.repeat(labels, repeats)

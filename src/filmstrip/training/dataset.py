@@ -35,7 +35,7 @@ class RecordBatches:
         config = reader.processor.model_config
         tokens: dict[MediaKind, int] = {
             "image": config.tokens_per_frame("image"),
-            "video": config.tokens_per_frame("video") * reader.selection.num_frames,
+            "video": config.clip_tokens(reader.selection.num_frames),
         }
         lengths = [estimated_length(record, tokens) for record in records]
         self.order = SampleOrder(lengths, [record.kinds for record in records], recipe.size, recipe.group, seed)

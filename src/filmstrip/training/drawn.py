@@ -112,9 +112,8 @@ class MotionHeads(nn.Module):
     comes first, and knows the whole frame) what every colour is doing, each frame's last token, which has read all the
     others, what the camera does. State 1 must hold what the frame before showed (patch contents, centres of colours):
     nothing can be compared before the first block has learnt to look there, and it learns that fastest when asked for
-    it. The state after `layer` tells at the last visual token what happened in the clip. An
-    aggregation that leaves no tokens of single patches, or of single frames, has only the readings that it has tokens
-    for.
+    it. The state after `layer` tells at the last visual token what happened in the clip. An aggregation that leaves no
+    tokens of single patches, or of single frames, has only the readings that it has tokens for (`readings`).
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -122,9 +121,10 @@ class MotionHeads(nn.Module):
         width = config.text.hidden_size
         self.sites = tuple(f"text_tower.hidden_states.{index}" for index in (1, layer, layer + 1))
         self.patch_size = config.video_tower.patch_size
-        self.per_frame, self.class_token = config.tokens_per_frame("video"), config.keeps_class_token("video")
+        self.per_frame = config.tokens_per_frame("video")
+        self.class_token = config.keeps_class_token("video") and config.aggregation != "temporal-spatial-pool"
         self.norm, self.recall_norm, self.summary_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.flow = nn.Linear(width, 2) if config.aggregation == "keep-all" else None
+        self.flow = nn.Linear(width, 2) if "patches" in readings(config) else None
         self.content = nn.Linear(width, NUM_CELLS)
         self.centre = nn.Linear(width, NUM_COLOURS * 2)
         self.state = nn.Linear(width, NUM_COLOURS * NUM_STATES)
@@ -199,6 +199,12 @@ class MotionHeads(nn.Module):
         moved = labels.camera_counts & (labels.camera != 0).any(-1)
         figures["shot_right"] = _right(shots[0], labels.shots[:, 0], moved.any(-1))
         return {"summary": torch.stack(losses).mean()}, figures
+
+
+def readings(config: ModelConfig) -> list[str]:
+    """What the tokens of an aggregation can be asked: `patches`, `frames`, and always the `clip`."""
+    frames = ["frames"] if config.tokens_per_frame("video") else []
+    return [*(["patches"] if config.aggregation == "keep-all" else []), *frames, "clip"]
 
 
 def _cross_entropy(said: Tensor, true: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ A recipe has a model to start from and one or more stages, which train it one af
 from dataclasses import dataclass
 from typing import Literal
 
+from filmstrip.config.aggregation import AggregationName, AggregationSettings
 from filmstrip.config.checks import require, require_positive
 from filmstrip.config.preset import PromptStyle
 from filmstrip.training.settings import required, section, setting
@@ -24,9 +25,20 @@ class ModelRecipe:
     checkpoint: str | None = setting(None, "a checkpoint directory or hub id")
     preset: str | None = setting(None, "frames, pixels and prompt: original or transformers (the checkpoint's own)")
     reset: tuple[str, ...] = setting((), "paths of modules whose weights are drawn anew (a new projector)")
+    aggregation: AggregationName = setting("keep-all", "architecture: how tokens of frames become those of a clip")
+    aggregation_settings: AggregationSettings = section(AggregationSettings, "of the aggregations that have any")
+    video_class_token: bool = setting(True, "architecture: frames of videos keep their class tokens")
+    towers: str | None = setting(None, "architecture: a checkpoint of it whose trained vision towers to begin with")
 
     def __post_init__(self) -> None:
         require((self.architecture is None) != (self.checkpoint is None), "give either architecture or checkpoint")
+        if self.checkpoint is not None:
+            own = (self.aggregation, self.aggregation_settings, self.video_class_token, self.towers)
+            require(
+                own == ("keep-all", AggregationSettings(), True, None),
+                "aggregation, aggregation_settings, video_class_token and towers go with architecture; a checkpoint "
+                "has its own",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Recipes on disk: YAML in, `Recipe` out, with `--set` changes in between."""
 
+import fnmatch
 import json
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -18,9 +19,9 @@ MAX_RECIPE_BYTES = 2**20
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
+    """The recipes that come with the package, by name: `tiny`, `fusion/keep-all`, ..."""
     folder = Path(str(files("filmstrip"))) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
 def find_recipe(name: str) -> Path:
@@ -32,26 +33,71 @@ def find_recipe(name: str) -> Path:
     if path.is_file():
         return path
     shipped = shipped_recipes()
-    stem = path.name.removesuffix(".yaml")
-    if path.parent in (Path(), Path("recipes")) and stem in shipped:
-        return shipped[stem]
-    if path.parent != Path() and path.parent != Path("recipes"):
+    wanted = _shipped_name(name)
+    if wanted in shipped:
+        return shipped[wanted]
+    folders = {Path(known).parent for known in shipped}
+    if path.parent not in folders | {Path("recipes", folder) for folder in folders}:
         raise ConfigError(f"{name}: no such recipe file")
-    require_choice("recipe", stem, shipped)
+    require_choice("recipe", wanted, shipped)
     raise AssertionError  # require_choice has raised
+
+
+def find_recipes(names: Sequence[str]) -> list[Path]:
+    """The files that `names` mean, each once. A pattern with `*` that no file here matches, which a shell passes on as
+    it is, is one of shipped recipes. Raises `ConfigError` for a name or pattern that means nothing.
+    """
+    found: list[Path] = []
+    for name in names:
+        if not set("*?[") & set(name) or Path(name).is_file():
+            found.append(find_recipe(name))
+            continue
+        here = [] if Path(name).is_absolute() else sorted(path for path in Path().glob(name) if path.is_file())
+        shipped = shipped_recipes()
+        matching = here or [shipped[known] for known in fnmatch.filter(shipped, _shipped_name(name))]
+        if not matching:
+            raise ConfigError(f"{name}: no recipe matches; shipped are {', '.join(shipped)}")
+        found += matching
+    return list(dict.fromkeys(found))
+
+
+def _shipped_name(name: str) -> str:
+    return Path(name).as_posix().removeprefix("recipes/").removesuffix(".yaml")
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """The recipe in `path`, with `changes` (`key=value`, see `change`) made to it.
 
+    A recipe may consist of `base`, a recipe beside it or a shipped one, and `set`, changes to that by dotted path.
     Raises `ConfigError`, one line, for whatever is wrong.
     """
-    values = _parse(_read(path), str(path))
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a recipe is a list of settings by name")
+    values = _values(path, ())
     for text in changes:
         values = change(values, text)
     return _with_absolute_paths(build(Recipe, values, str(path)))
+
+
+def _values(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """The settings in a file, those of its base included; `below` are the recipes that are based on this one."""
+    values = _parse(_read(path), str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a list of settings by name")
+    if "base" not in values:
+        return values
+    others = [key for key in values if key not in ("base", "set")]
+    if others:
+        raise ConfigError(f"{path}: a recipe with a base has `base` and `set` alone, not {others[0]!r}")
+    changes = values.get("set") or {}
+    if not isinstance(values["base"], str) or not isinstance(changes, dict):
+        raise ConfigError(f"{path}: base is the name of a recipe, set has settings by dotted path")
+    beside = path.parent / values["base"]
+    base = beside if beside.is_file() else find_recipe(values["base"])
+    if base.resolve() in (*below, path.resolve()):
+        raise ConfigError(f"{path} is based on itself")
+    based = _values(base, (*below, path.resolve()))
+    for key, value in changes.items():
+        based = _set(based, str(key), value, f"{path}, set")
+    return based
 
 
 def change(values: dict[str, Any], text: str) -> dict[str, Any]:
@@ -61,9 +107,16 @@ def change(values: dict[str, Any], text: str) -> dict[str, Any]:
     (`language.optimizer.learning_rate`), or, where there is one stage only, of that stage's.
     """
     key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals:
         raise ConfigError(f"--set takes key=value, not {text!r}")
+    return _set(values, key.strip(), _parse(value, f"--set {key}"), "--set")
+
+
+def _set(values: dict[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
+    """A copy of `values` with the setting `key`, a dotted path, changed."""
+    parts = key.split(".")
+    if not all(parts):
+        raise ConfigError(f"{where} takes key=value, not {key!r}")
     changed = deepcopy(values)
     stages = {str(stage.get("name")): stage for stage in changed.get("stages") or () if isinstance(stage, dict)}
     target: Any = changed
@@ -79,8 +132,8 @@ def change(values: dict[str, Any], text: str) -> dict[str, Any]:
         target[part] = {} if inner is None else inner
         target = target[part]
         if not isinstance(target, dict):
-            raise ConfigError(f"--set {key}: {part} has no settings inside")
-    target[parts[-1]] = _parse(value, f"--set {key}")
+            raise ConfigError(f"{where} {key}: {part} has no settings inside")
+    target[parts[-1]] = value
     return changed
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from filmstrip.api import Assistant, load
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.write import json_bytes
 from filmstrip.config.checks import require
@@ -29,7 +28,7 @@ from filmstrip.training.recipe_file import change, recipe_values
 from filmstrip.training.settings import build
 from filmstrip.training.spread import gather_weights
 from filmstrip.training.stages import Stage, open_stage
-from filmstrip.training.tiny import initialise, new_tiny
+from filmstrip.training.start import start_model
 
 RECIPE_FILE, CHECKPOINT, ADAPTER, CURVES = "recipe.json", "checkpoint", "adapter", "curves.png"
 
@@ -85,7 +84,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, observer: Obser
             parallel.mesh is None or len(recipe.stages) == 1,
             "a recipe of several stages runs on one process; start one process per machine without torchrun",
         )
-        with _claimed(output, resume=resume):
+        with claimed(output, resume=resume):
             if is_first_process():
                 (output / RECIPE_FILE).write_bytes(json_bytes(recipe_values(recipe)))
             return _train(recipe, output, parallel, observer)
@@ -110,7 +109,7 @@ def changed_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 
 def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer) -> RunResult:
-    assistant, base_hash = _start_model(recipe, output, parallel)
+    assistant, base_hash = start_model(recipe, output, parallel)
     result = RunResult(output, output / CHECKPOINT)
     adapted: tuple[str, ...] = ()
     for number, stage in enumerate(recipe.stages):
@@ -134,20 +133,6 @@ def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer)
         assistant.save(result.result, overwrite=True)
     plot_run(output, [stage.name for stage in recipe.stages], output / CURVES, observer.on_note)
     return result
-
-
-def _start_model(recipe: Recipe, output: Path, parallel: Parallel) -> tuple[Assistant, str]:
-    """The model to train with all that belongs to it, and the hash of the weights it was read from."""
-    if recipe.model.checkpoint is None:
-        assistant = new_tiny(output / "tokenizer", recipe.seed)
-    else:
-        preset = recipe.model.preset
-        assistant = load(recipe.model.checkpoint, device=parallel.device, preset=preset, quiet=True)
-    if recipe.model.reset:
-        torch.manual_seed(recipe.seed)
-        initialise(assistant.model, recipe.model.reset)
-    assistant.model.to(parallel.device)
-    return assistant, assistant.origin.weights_hash
 
 
 def _run_stage(opened: Stage, stage: StageRecipe, directory: Path, parallel: Parallel, observer: Observer) -> Trainer:
@@ -176,7 +161,7 @@ def _collect(result: RunResult, stage: StageRecipe, directory: Path) -> None:
 
 
 @contextmanager
-def _claimed(output: Path, *, resume: bool) -> Iterator[None]:
+def claimed(output: Path, *, resume: bool) -> Iterator[None]:
     """Make sure that this run, and no other at the same time, writes to `output`."""
     if not is_first_process():
         yield

@@ -52,20 +52,23 @@ STATE_LAYER = 3  # hidden state of the text tower that the auxiliary heads read:
 NUM_FRAMES = 8
 
 
-def new_tiny(directory: Path, seed: int) -> Assistant:
-    """The untrained model with all that belongs to it; its tokenizer is trained first and kept in `directory`."""
+def new_tiny(directory: Path, seed: int, config: ModelConfig = TINY) -> Assistant:
+    """The untrained model with all that belongs to it; its tokenizer is trained first and kept in `directory`.
+
+    `config` may be another than the embedded model's in how frames are aggregated.
+    """
     tokenizer = make_tokenizer(directory, seed)
     torch.manual_seed(seed)
-    model = VideoLlavaForGeneration(TINY)
+    model = VideoLlavaForGeneration(config)
     initialise(model)
     model.eos_token_ids = (SPECIAL_TOKENS.index("</s>"),)
     preset = get_preset("transformers")
     pixels = PixelSpec(size=VISION.image_size, crop=VISION.image_size)
-    processor = Processor(tokenizer, pixels, preset, TINY, CHAT_TEMPLATE, NUM_FRAMES)
+    processor = Processor(tokenizer, pixels, preset, config, CHAT_TEMPLATE, NUM_FRAMES)
     count = sum(parameter.numel() for parameter in model.parameters())
     origin = Origin(
         model="tiny",
-        description=describe(TINY, "hub layout (A)", "float32", count),
+        description=describe(config, "hub layout (A)", "float32", count),
         layout="A",
         weights_hash="",
         preset=preset,

@@ -65,15 +65,20 @@ def _check_dtypes(values: Fields, sections: dict[str, Fields], stored: list[str]
 
 def _check_lengths(values: Fields, model: ModelConfig, findings: Findings) -> None:
     """Numbers of visual tokens that config.json states, against those that the towers make."""
-    stated = {"image_seq_length": model.tokens_per_frame("image")}
+    per_image, per_frame, joint = model.tokens_per_frame("image"), model.tokens_per_frame("video"), model.joint_tokens
+    sources = {"image_seq_length": f"an image gives {per_image} tokens"}
     if model.video_token_id is not None:
-        stated["video_seq_length"] = model.tokens_per_frame("video")
-    for key, per_frame in stated.items():
+        of_all = [f"all frames together {joint}"] if joint else []
+        of_each = [f"a video's frame gives {per_frame} tokens"] if per_frame or not joint else []
+        sources["video_seq_length"] = ", ".join([*of_each, *of_all])
+    for key, source in sources.items():
         value = values.get(key)
-        fits = value == per_frame or (key == "video_seq_length" and isinstance(value, int) and value % per_frame == 0)
+        fits = value == per_image
+        if key == "video_seq_length" and isinstance(value, int):
+            frames = (value - joint) // per_frame if per_frame else 1
+            fits = frames > 0 and value == model.clip_tokens(frames)
         if key in values and not fits:
-            of = "a video's frame" if key == "video_seq_length" else "an image"
-            what = f"{key} is {value!r}, {of} gives {per_frame} tokens"
+            what = f"{key} is {value!r}, {source}"
             severity: Severity | None = "note" if value in _STATED_BY_DEFAULT else None
             findings.add("sequence-length", CONFIG_FILE, what, severity=severity)
 

@@ -25,7 +25,8 @@ def check_prompts(settings: Settings, findings: Findings) -> None:
     preset = replace(get_preset("transformers"), prompt="chat-template")
     processor = Processor(tokenizer, files.pixels, preset, model, files.chat_template)
     for kind in processor.media_ids:
-        medium = MediumTokens(kind, num_frames=1, tokens_per_frame=model.tokens_per_frame(kind), name=f"one {kind}")
+        joint = model.joint_tokens if kind == "video" else 0
+        medium = MediumTokens(kind, 1, model.tokens_per_frame(kind), name=f"one {kind}", joint_tokens=joint)
         try:
             processor.plan([medium], [Turn("user", "What is this?")])
         except FilmstripError as error:

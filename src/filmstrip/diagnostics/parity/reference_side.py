@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from filmstrip.checkpoint.hf_config_write import require_plain
 from filmstrip.checkpoint.layouts import get_layout
 from filmstrip.checkpoint.pku_config import is_original
 from filmstrip.checkpoint.read import Checkpoint
@@ -37,6 +38,7 @@ class TransformersSide:
         self._frames = frames
         self.directory, self.config = checkpoint.directory, checkpoint.config
         self.title = f"transformers {reference.VERSION}"
+        require_plain(self.config, str(self.directory))
         values = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
         _require_readable(values, str(self.directory))
         self._model_type = str(values["model_type"])

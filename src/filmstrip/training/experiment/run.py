@@ -1,0 +1,188 @@
+"""Running an experiment: train what is not trained yet, evaluate, measure, write.
+
+The output directory holds `tokenizer-*` and `towers-*`, which runs share, one directory per recipe (a training run and
+`result.json`), and the three files of the whole: `results.json`, `results.md`, `results.png`.
+"""
+
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from filmstrip import __version__
+from filmstrip.api import load
+from filmstrip.checkpoint.json_file import read_json
+from filmstrip.checkpoint.write import json_bytes
+from filmstrip.config.checks import require
+from filmstrip.errors import FilmstripError
+from filmstrip.training.drawn import readings
+from filmstrip.training.evaluate import FamilyResult, as_json, by_group, evaluate, make_examples
+from filmstrip.training.experiment.costs import measure_costs
+from filmstrip.training.experiment.plan import BASELINE, Length, Variant, plan_variants, take_apart, tokenizer_directory
+from filmstrip.training.experiment.plot import plot_results
+from filmstrip.training.experiment.report import results_page
+from filmstrip.training.recipe import ModelRecipe, Recipe
+from filmstrip.training.recipe_file import recipe_values
+from filmstrip.training.run import CHECKPOINT, Observer, RunResult, claimed, train
+from filmstrip.training.start import architecture_config
+from filmstrip.training.tiny import NUM_FRAMES
+
+RESULT, RESULTS, PAGE, PLOT = "result.json", "results.json", "results.md", "results.png"
+ROUNDS = 15  # of timing the prefill
+CONDITIONS = ("ordered", "shuffled")
+_SEED = 0  # of the test clips, the same for every variant
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """How long to train, and how many clips of the test split to ask about."""
+
+    length: Length = field(default_factory=Length)
+    clips: int = 300
+
+    def __post_init__(self) -> None:
+        require(self.clips > 0, f"clips must be at least 1, not {self.clips}")
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who watches: `observe` gives an observer of one training run, `on_note` is told everything else."""
+
+    observe: Callable[[str, Recipe], Observer] = lambda name, recipe: Observer()
+    on_note: Callable[[str], None] = lambda text: None
+
+
+def run_experiment(
+    recipes: Sequence[Recipe],
+    output: Path,
+    options: ExperimentOptions,
+    *,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+) -> dict[str, Any]:
+    """Train and compare `recipes`; returns the content of `results.json`.
+
+    With `resume` a recipe whose result is in `output` is not trained again, and one that was interrupted goes on.
+    Raises `FilmstripError`, one line, when `output` is in the way, when a result there is of another recipe or length,
+    and for recipes that cannot be compared.
+    """
+    watcher = watcher or Watcher()
+    parts = take_apart(recipes, options.length)
+    with claimed(output, resume=resume):
+        variants = plan_variants(parts, options.length, output, watcher.on_note)
+        known = {variant.name: _stored(variant, output, options) for variant in variants}
+        results: dict[str, Any] = {}
+        for variant in variants:
+            found = known[variant.name]
+            if found is not None:
+                watcher.on_note(f"{variant.name}: already there")
+            results[variant.name] = found or _run(variant, output, options, watcher)
+        _measure(variants, results, watcher)
+        return _write(results, output, options, watcher)
+
+
+def _measure(variants: Sequence[Variant], results: dict[str, Any], watcher: Watcher) -> None:
+    """Add what answering costs to the results: of all variants at once, or they could not be compared."""
+    plain = architecture_config(ModelRecipe(architecture="tiny"))
+    configs = {variant.name: variant.config for variant in variants}
+    for name, costs in measure_costs(configs, plain, NUM_FRAMES, ROUNDS, watcher.on_note).items():
+        results[name] = {**results[name], "costs": asdict(costs)}
+
+
+def _write(results: dict[str, Any], output: Path, options: ExperimentOptions, watcher: Watcher) -> dict[str, Any]:
+    content = {"about": _about(options), "variants": results}
+    (output / RESULTS).write_bytes(json_bytes(content))
+    plotted = plot_results(content, output / PLOT, watcher.on_note)
+    (output / PAGE).write_text(results_page(content, PLOT if plotted else None), encoding="utf-8")
+    return content
+
+
+def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Watcher) -> dict[str, Any]:
+    """Train (towers first, if nobody has), evaluate, and keep the result."""
+    if variant.towers is not None and variant.towers_directory is not None:
+        if (variant.towers_directory / CHECKPOINT).is_dir():
+            watcher.on_note(f"{variant.name}: begins with the towers in {variant.towers_directory.name}")
+        else:
+            _train(variant.towers, "towers", variant.towers_directory, output, watcher)
+    place = output / variant.name
+    trained = _train(variant.recipe, variant.name, place, output, watcher)
+    watcher.on_note(f"{variant.name}: asking about {options.clips} clips")
+    assistant = load(str(trained.result), device="cpu", quiet=True)
+    examples = make_examples("video", options.clips, _SEED, variant.config.video_tower.image_size, full=True)
+    families = evaluate(assistant.model, assistant.processor, examples, CONDITIONS)
+    stage = variant.recipe.stages[-1]
+    figures = trained.stages[stage.name]
+    result = {
+        **_identity(variant, options),
+        "aggregation": variant.config.aggregation,
+        "parameters": sum(parameter.numel() for parameter in assistant.model.parameters()),
+        "steps": figures["step"],
+        "samples": figures["samples"],
+        "seconds": figures["seconds"],
+        "loss": figures["loss"],
+        "step_flops": variant.step_flops[stage.name],
+        "flops": sum(cost * trained.stages[name]["step"] for name, cost in variant.step_flops.items()),
+        "readings": readings(variant.config),
+        "families": as_json(families),
+        "groups": as_json(by_group(families)),
+        "all": as_json({"all": _together(families)})["all"],
+    }
+    (place / RESULT).write_bytes(json_bytes(result))
+    return result
+
+
+def _train(recipe: Recipe, name: str, place: Path, output: Path, watcher: Watcher) -> RunResult:
+    """One training run, or the rest of one; it finds its tokenizer made."""
+    shutil.copytree(tokenizer_directory(recipe, output), place / "tokenizer", dirs_exist_ok=True)
+    return train(recipe, place, resume=True, observer=watcher.observe(name, recipe))
+
+
+def _together(families: dict[str, FamilyResult]) -> FamilyResult:
+    """The mean over families, each counting alike."""
+    parts = list(families.values())
+    return FamilyResult(
+        sum(part.questions for part in parts),
+        sum(part.constant for part in parts) / len(parts),
+        {name: sum(part.accuracy[name] for part in parts) / len(parts) for name in CONDITIONS},
+    )
+
+
+def _identity(variant: Variant, options: ExperimentOptions) -> dict[str, Any]:
+    """What a result is the result of."""
+    towers = None if variant.towers is None else recipe_values(variant.towers)
+    recipe = recipe_values(variant.recipe)
+    recipe["model"]["towers"] = None  # a path; `towers` says what is there
+    return {"recipe": recipe, "towers": towers, "clips": options.clips}
+
+
+def _stored(variant: Variant, output: Path, options: ExperimentOptions) -> dict[str, Any] | None:
+    """An earlier result, None where there is none. Raises `FilmstripError` for one of something else."""
+    path = output / variant.name / RESULT
+    if not path.is_file():
+        return None
+    result = read_json(path)
+    for key, value in _identity(variant, options).items():
+        if result.get(key) != value:
+            raise FilmstripError(
+                f"{path} is the result of another recipe, length or number of clips ({key} differs); give the same "
+                "ones, or another --output"
+            )
+    return result
+
+
+def _about(options: ExperimentOptions) -> dict[str, Any]:
+    minutes = options.length.minutes
+    return {
+        "compute": "equal training FLOPs"
+        if minutes is None
+        else f"equal wall time, {minutes:g} minutes each with the share of the towers",
+        "baseline": BASELINE,
+        "clips": options.clips,
+        "rounds": ROUNDS,
+        "versions": {"filmstrip": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "threads": torch.get_num_threads(),
+    }

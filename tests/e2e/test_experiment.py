@@ -1,0 +1,164 @@
+"""Aggregations from the command line: the life of a checkpoint, a whole experiment, one line for what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from filmstrip.config.aggregation import AGGREGATIONS
+from filmstrip.training import evaluate
+from filmstrip.training.experiment.plan import Length, take_apart
+from filmstrip.training.recipe_file import find_recipes, read_recipe
+from filmstrip.training.start import architecture_config
+from filmstrip.training.tiny import new_tiny
+from tests.e2e.helpers import refused, run, succeed
+
+SMALL = """
+name: {name}
+model: {model}
+threads: 1
+checkpoints: {{every_minutes: null}}
+stages:
+  - name: tower
+    task: stills
+    batch: {{size: 2, workers: 0}}
+    schedule: {{steps: 1}}
+    world: {{photos: false}}
+  - name: motion
+    task: clips
+    batch: {{size: 2, workers: 0}}
+    schedule: {{steps: 2}}
+    world: {{photos: false, image_every: 2}}
+  - name: language
+    task: world
+    batch: {{size: 2, workers: 0}}
+    schedule: {{steps: 2}}
+    world: {{photos: false, image_every: 2, questions: 2}}
+"""
+SETTINGS = {
+    "resampler": ", aggregation_settings: {queries: 6, layers: 1}",
+}
+
+
+def write_recipes(folder: Path, names: tuple[str, ...]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        model = f"{{architecture: tiny, aggregation: {name}{SETTINGS.get(name, '')}}}"
+        (folder / f"{name}.yaml").write_text(SMALL.format(name=name, model=model))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the resampler, untrained."""
+    folder = tmp_path_factory.mktemp("own")
+    (recipe,) = find_recipes(["fusion/resampler"])
+    config = architecture_config(read_recipe(recipe).model)
+    return new_tiny(folder / "tokenizer", 0, config).save(folder / "resampler")
+
+
+def test_a_checkpoint_with_an_aggregation_is_shown_checked_counted_and_asked(own: Path, clip: Path) -> None:
+    shown = succeed("show", own, "--json").json
+    assert (shown["tokens_per_video_frame"], shown["tokens_per_video"]) == (0, 32)
+    assert shown["config"]["aggregation"] == "resampler"
+    assert succeed("params", own, "--json").json["components"]["aggregation"]["parameters"] > 0
+    assert not [item for item in run("check", own, "--json").json["findings"] if item["severity"] != "note"]
+    answer = succeed("ask", clip, "How many?", "--model", own, "--max-new-tokens", "2", "--json").json
+    assert answer["visual_tokens"] == 32
+    labels = [span["label"] for span in answer["run_card"]["token_map"]["spans"]]
+    assert "video 0 all frames" in labels
+
+
+@pytest.mark.parametrize("to", ["hf", "pku"])
+def test_export_is_refused_with_the_reason(own: Path, to: str, tmp_path: Path) -> None:
+    line = refused("convert", own, tmp_path / "out", "--to", to)
+    assert "frames are aggregated by 'resampler'" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One aggregation of each kind: towers once, results once, and the second call trains nothing."""
+    monkeypatch.setattr(evaluate, "_MAX_NEW_TOKENS", 4)
+    monkeypatch.setattr("filmstrip.training.experiment.run.ROUNDS", 1)
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path / "mine", ("keep-all", "resampler", "temporal-spatial-pool"))
+    call = ("experiment", "mine/*.yaml", "--clips", "1", "--output", "out")
+    first = succeed(*call, "--json").json
+    variants = first["variants"]
+    assert len(list(Path("out").glob("towers-*"))) == 1
+    tokens = {name: result["costs"]["visual_tokens"] for name, result in variants.items()}
+    assert tokens == {"keep-all": 136, "resampler": 6, "temporal-spatial-pool": 25}
+    budget = variants["keep-all"]["flops"]
+    for name, result in variants.items():
+        assert result["steps"] >= 2
+        assert abs(result["flops"] - budget) <= result["step_flops"], name  # half a step in each of two stages
+        assert result["costs"]["prefill_bytes"] > 0
+        assert set(result["groups"]) <= {"still", "motion", "time", "camera", "describe"}
+    readings = {name: result["readings"] for name, result in variants.items()}
+    assert readings["keep-all"] == ["patches", "frames", "clip"]
+    assert (readings["temporal-spatial-pool"], readings["resampler"]) == (["frames", "clip"], ["clip"])
+    page = Path("out/results.md").read_text()
+    assert "| resampler | 6 |" in page and "(results.png)" in page
+    assert Path("out/results.png").stat().st_size > 20_000
+    assert "is not empty" in refused(*call)
+    # As if it had been interrupted while one variant was evaluated: nothing is trained again.
+    Path("out/resampler/result.json").unlink()
+    logs = {path: path.read_bytes() for path in Path("out").glob("*/language/log.jsonl")}
+    again = succeed(*call, "--resume")
+    assert "keep-all: already there" in again.err and "resampler: already there" not in again.err
+    assert logs == {path: path.read_bytes() for path in Path("out").glob("*/language/log.jsonl")}
+    assert Path("out/resampler/result.json").is_file()
+    other = run(*call[:-3], "2", "--output", "out", "--resume")
+    assert other.code == 2
+    assert "another recipe, length or number of clips (clips differs)" in other.err.splitlines()[-1]
+
+
+def test_minutes_are_those_of_each_variant() -> None:
+    """By wall time the towers have their share of the minutes, and no number of steps is asked for."""
+    (path,) = find_recipes(["fusion/keep-all"])
+    length = Length(minutes=30)
+    (parts,) = take_apart([read_recipe(path)], length)
+    minutes = [stage.schedule.minutes for stage in parts.recipe.stages]
+    assert sum(minute or 0 for minute in minutes) == pytest.approx(30)
+    assert all(stage.schedule.steps is None for stage in parts.recipe.stages)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("fusion/keep-al",), "did you mean 'fusion/keep-all'"),
+        (("nothing/*.yaml",), "nothing/*.yaml: no recipe matches; shipped are align, finetune, fusion/class-token"),
+        (("fusion/keep-all", "keep-all.yaml"), "two recipes are called 'keep-all'"),
+        (("align",), "an experiment trains an architecture, not a checkpoint"),
+        (("fusion/keep-all", "--steps", "3", "--minutes", "3"), "give --steps or --minutes, not both"),
+        (("fusion/keep-all", "--set", "language.batch.sise=2"), "unknown setting 'sise'; did you mean 'size'?"),
+        (("wrong.yaml",), "model, aggregation is 'mean-frame'; did you mean 'mean-frames'?"),
+        (("unused.yaml",), "the aggregation 'keep-all' has no setting kept"),
+        (("own.yaml",), "go with architecture; a checkpoint has its own"),
+        (("circle.yaml",), "is based on itself"),
+        (("both.yaml",), "a recipe with a base has `base` and `set` alone, not 'name'"),
+    ],
+)
+def test_one_line_for_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recipes(tmp_path, ("keep-all",))
+    for name, model in {
+        "wrong": "{architecture: tiny, aggregation: mean-frame}",
+        "unused": "{architecture: tiny, aggregation_settings: {kept: 3}}",
+        "own": "{checkpoint: tiny, aggregation: mean-frames}",
+    }.items():
+        Path(f"{name}.yaml").write_text(SMALL.format(name=name, model=model))
+    Path("circle.yaml").write_text("base: circle.yaml\n")
+    Path("both.yaml").write_text("base: tiny\nname: mine\n")
+    assert words in refused("experiment", *arguments, "--output", "out")
+    assert not Path("out").exists()
+
+
+def test_shipped_recipes_are_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [read_recipe(path) for path in find_recipes(["recipes/fusion/*.yaml"])]
+    assert {recipe.model.aggregation for recipe in found} == set(AGGREGATIONS)
+    assert all(recipe.name == recipe.model.aggregation for recipe in found)
+    assert find_recipes(["fusion/*", "recipes/fusion/keep-all.yaml"]) == find_recipes(["recipes/fusion/*.yaml"])
+    first, *others = found
+    assert all(other.stages == first.stages for other in others)  # the same recipe but for the aggregation
