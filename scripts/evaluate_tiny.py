@@ -12,6 +12,7 @@ import typer
 from rich.progress import Progress
 
 from filmstrip.api import Assistant, load
+from filmstrip.config import MediaKind
 from filmstrip.training.evaluate import (
     CONDITIONS,
     Example,
@@ -24,6 +25,8 @@ from filmstrip.training.evaluate import (
 )
 from filmstrip.training.footage import footage_examples, load_footage
 from filmstrip.training.photos import TEST_PHOTOS, WORLD_TEST_PHOTOS, load_photos
+
+KINDS: tuple[MediaKind, ...] = ("video", "image")
 
 
 def main(
@@ -39,21 +42,18 @@ def main(
     assistant = load(model)
     size = assistant.config.video_tower.image_size
     photos = load_photos(WORLD_TEST_PHOTOS if full else TEST_PHOTOS)
-    results = {}
-    for kind, title in (("video", "clips"), ("image", "pictures")):
-        examples = make_examples(kind, clips, seed, size, photos, full=full)
-        results[f"{clips} {title} of the test split, seed {seed}"] = run(assistant, examples)
+    asked = {kind: make_examples(kind, clips, seed, size, photos, full=full) for kind in KINDS}
     if full:
-        results[f"{clips} clips cut from real footage"] = run(
-            assistant, footage_examples(load_footage(), clips, seed, size)
-        )
-    for title, families in results.items():
-        typer.echo(f"\n{title}\n\n{markdown_table(families)}")
+        asked["footage"] = footage_examples(load_footage(), clips, seed, size)
+    results = {name: run(assistant, examples) for name, examples in asked.items()}
+    for name, families in results.items():
+        source = "of real footage" if name == "footage" else f"of the test split, seed {seed}"
+        typer.echo(f"\n{name}: {clips} {source}\n\n{markdown_table(families)}")
         if full:
             typer.echo(f"\n{markdown_table(by_group(families))}")
             describe_facts(families)
     if out is not None:
-        out.write_text(json.dumps({title: as_json(one) for title, one in results.items()}, indent=2) + "\n")
+        out.write_text(json.dumps({name: as_json(one) for name, one in results.items()}, indent=2) + "\n")
 
 
 def describe_facts(families: dict[str, FamilyResult]) -> None:

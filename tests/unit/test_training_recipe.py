@@ -154,7 +154,7 @@ def test_names_of_recipes() -> None:
 def test_floats_without_a_point(tmp_path: Path) -> None:
     """YAML 1.1 takes 1e-3 for text; a recipe takes it for what it is."""
     recipe = read_recipe(find_recipe("tiny"), ["language.optimizer.learning_rate=1e-3"])
-    assert recipe.stages[1].optimizer.learning_rate == 1e-3
+    assert recipe.stages[-1].optimizer.learning_rate == 1e-3
 
 
 def test_changes() -> None:
@@ -176,9 +176,10 @@ def test_changes() -> None:
 
 def test_limits_of_time_and_steps() -> None:
     recipe = read_recipe(find_recipe("tiny"))
-    limited = limit_minutes(recipe, 12)
-    assert [stage.schedule.minutes for stage in limited.stages] == [4, 8]
-    assert [stage.schedule.steps for stage in limited.stages] == [None, None]
-    assert [stage.schedule.steps for stage in limit_steps(recipe, 5).stages] == [5, 5]
+    assert [stage.schedule.share for stage in recipe.stages] == [1, 1, 3]
+    limited = limit_minutes(recipe, 10)
+    assert [stage.schedule.minutes for stage in limited.stages] == [2, 2, 6]
+    assert [stage.schedule.steps for stage in limited.stages] == [None] * 3
+    assert [stage.schedule.steps for stage in limit_steps(recipe, 5).stages] == [5] * 3
     with pytest.raises(ConfigError, match="above zero"):
         limit_minutes(recipe, 0)
