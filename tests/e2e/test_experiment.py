@@ -74,6 +74,7 @@ def test_export_is_refused_with_the_reason(own: Path, to: str, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_experiment_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One aggregation of each kind: towers once, results once, and the second call trains nothing."""
     monkeypatch.setattr(evaluate, "_MAX_NEW_TOKENS", 4)

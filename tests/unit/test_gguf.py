@@ -425,7 +425,7 @@ def header_with_array(key: bytes, kind: int, count: int, size: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize(("kind", "width"), [(0, 1), (8, 8)])
+@pytest.mark.parametrize(("kind", "width"), [(0, 1), pytest.param(8, 8, marks=pytest.mark.slow)])
 def test_an_array_that_no_one_asks_for_takes_no_memory(tmp_path: Path, kind: int, width: int) -> None:
     (tmp_path / "x.gguf").write_bytes(header_with_array(b"k", kind, 2**18, 2**18 * width))
     tracemalloc.start()

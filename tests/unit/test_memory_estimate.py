@@ -122,7 +122,14 @@ def test_inference_needs_what_was_estimated(config: ModelConfig, options: dict[s
     check(config, options)
 
 
-@pytest.mark.parametrize(("config", "options"), TRAINING.values(), ids=TRAINING)
+# bfloat16 is slow on processors that do not have it.
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.slow] if "autocast" in name else [])
+        for name, case in TRAINING.items()
+    ],
+)
 def test_a_training_step_needs_what_was_estimated(config: ModelConfig, options: dict[str, Any]) -> None:
     check(config, {"batch": 2, "frames": 3, "new_tokens": 16, **options})
 
