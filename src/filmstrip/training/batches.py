@@ -29,6 +29,24 @@ class TensorBatch:
         return replace(self, **moved)
 
 
+class DrawnBatch(TensorBatch):
+    """Base of batches whose losses are means over drawn samples, none of which can be damaged."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> float:
+        """Every sample counts alike."""
+        return float(len(self))
+
+    @property
+    def skipped(self) -> tuple[()]:
+        """There are none."""
+        return ()
+
+
 @dataclass(frozen=True)
 class ConversationBatch(TensorBatch):
     """Prompts and answers, padded on the right (causal attention never reads to the right, so no mask is needed).

@@ -13,7 +13,7 @@ from torch.nn import functional
 from filmstrip.config import ModelConfig
 from filmstrip.models import VideoLlava
 from filmstrip.shapes import Float, Tensor
-from filmstrip.training.batches import IGNORE, ConversationBatch, TensorBatch
+from filmstrip.training.batches import IGNORE, ConversationBatch, DrawnBatch
 from filmstrip.training.language import LanguageTraining, answer_loss
 from filmstrip.training.motion import (
     NUM_CELLS,
@@ -29,7 +29,7 @@ from filmstrip.world import CAMERA_MOVES, TICKS
 
 
 @dataclass(frozen=True)
-class ClipBatch(TensorBatch):
+class ClipBatch(DrawnBatch):
     """Clips with the labels of what moves in them, and nothing said about them."""
 
     videos: Float[Tensor, "B F C Y X"]
@@ -41,19 +41,9 @@ class ClipBatch(TensorBatch):
         return self.videos.shape[0]
 
     @property
-    def weight(self) -> float:
-        """Losses are means over clips."""
-        return float(len(self))
-
-    @property
     def tokens(self) -> int:
         """Visual tokens that are read."""
         return self.num_tokens
-
-    @property
-    def skipped(self) -> tuple[()]:
-        """Drawn samples cannot be damaged."""
-        return ()
 
 
 class ClipTraining(nn.Module):

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from filmstrip.models.vision import VisionTower
 from filmstrip.shapes import Bool, Float, Int, Tensor
-from filmstrip.training.batches import IGNORE, TensorBatch, frames_to_pixels
+from filmstrip.training.batches import IGNORE, DrawnBatch, frames_to_pixels
 from filmstrip.training.motion import NUM_CELLS, NUM_COLOURS, mean_l1, motion_labels, patch_content
 from filmstrip.world import (
     COLOUR_NAMES,
@@ -42,7 +42,7 @@ _CLIP_FRAMES = 4  # of which so many frames are used
 
 
 @dataclass(frozen=True)
-class StillBatch(TensorBatch):
+class StillBatch(DrawnBatch):
     """Stills with their labels; class 0 is "nothing there".
 
     `patch_*` say what covers most of each patch and where its centre lies from the patch's, in patches. `frame_*`
@@ -66,19 +66,9 @@ class StillBatch(TensorBatch):
         return self.pixels.shape[0]
 
     @property
-    def weight(self) -> float:
-        """Losses are means over stills."""
-        return float(len(self))
-
-    @property
     def tokens(self) -> int:
         """Patches that are read."""
         return self.patch_shape.numel()
-
-    @property
-    def skipped(self) -> tuple[()]:
-        """Drawn samples cannot be damaged."""
-        return ()
 
 
 class StillBatches:
