@@ -9,7 +9,7 @@ import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
-from filmstrip.cli.terminal import errors, load_weights, open_model, status, warn
+from filmstrip.cli.terminal import count_progress, load_weights, open_model, status, warn
 
 _DATA = "Questions"
 
@@ -76,8 +76,11 @@ def evaluate(
     assistant.selection = selection
     place = output or Path("eval") / f"{Path(model).name}-{data.stem}"
     asking = BenchmarkOptions(metric, batch_size, max_new_tokens or 64, suffix)  # type: ignore[arg-type]
-    with _progress() as on_progress:
-        results = run_benchmark(assistant, questions, place, asking, on_progress)
+    with count_progress() as bar:
+        task = bar.add_task("asking", total=None)
+        results = run_benchmark(
+            assistant, questions, place, asking, lambda done, total: bar.update(task, completed=done, total=total)
+        )
     if as_json:
         sys.stdout.write(json.dumps({**results, "output": str(place)}) + "\n")
     else:
@@ -91,26 +94,3 @@ def _print(results: dict[str, Any], place: Path) -> None:
     sys.stdout.write(f"{results['questions']} questions, {scored}; answers: {place / 'answers.jsonl'}\n")
     if results["failed"]:
         warn(f"{results['failed']} could not be asked and count as wrong; answers.jsonl says why")
-
-
-class _progress:  # noqa: N801 - used like a function
-    """A bar of questions with the time left, on standard error."""
-
-    def __enter__(self) -> Any:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.bar = Progress(
-            TextColumn("asking"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=errors,
-            transient=True,
-            disable=not errors.is_terminal,
-        )
-        task = self.bar.add_task("", total=None)
-        self.bar.start()
-        return lambda done, total: self.bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -68,6 +69,12 @@ def byte_progress(text: str, before: str | None = None) -> Iterator[Callable[[in
     with bar:
         task = bar.add_task(visible(before or text), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total, description=visible(text))
+
+
+def count_progress() -> Progress:
+    """A bar of things done with the time left, on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def open_model(name: str, *, device: str | None, preset: str | None, **choices: Any) -> "OpenedModel":

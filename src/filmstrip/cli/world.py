@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import errors, note, status
+from filmstrip.cli.terminal import count_progress, note, status
 from filmstrip.errors import FilmstripError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from filmstrip.world import Question, Scene
 
 app = typer.Typer(
@@ -124,7 +122,7 @@ def export(
         from filmstrip.training.world_files import CONVERSATIONS, WorldPlan, export_world
     chosen = tuple(name.strip() for name in families.split(",") if name.strip()) if families is not None else ()
     plan = WorldPlan(clips, images, split, seed, size, frames, questions, chosen, photos)
-    with _progress() as bar:
+    with count_progress() as bar:
         task = bar.add_task("drawing", total=clips + images)
         counts = export_world(directory, plan, lambda done: bar.advance(task, done))
     content = {"directory": str(directory), "conversations": str(directory / CONVERSATIONS)}
@@ -149,7 +147,7 @@ def import_(
     with status("reading the questions"):
         items = list(read_world(directory))
     damaged = []
-    with _progress() as bar:
+    with count_progress() as bar:
         for item in bar.track(items, description="decoding"):
             try:
                 clip = load_media(item.path, FrameSelection())
@@ -170,20 +168,6 @@ def _world(plot: str | None, num_photos: int) -> Any:
 
     world = replace(FULL_WORLD, num_photos=num_photos)
     return world if plot is None else replace(world, plots=(plot,))
-
-
-def _progress() -> "Progress":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
 
 
 def _report(content: dict[str, Any], counts: "Counter[str]", as_json: bool) -> None:
