@@ -25,12 +25,12 @@ from filmstrip.training.motion import (
     mean_l1,
     motion_labels,
 )
-from filmstrip.training.photos import WORLD_TRAIN_PHOTOS, load_photos
+from filmstrip.training.photos import TRAIN_PHOTOS, load_photos
 from filmstrip.world import (
     CAMERA_MOVES,
+    CLIPS,
     COLOUR_NAMES,
     EVENTS,
-    FULL_WORLD,
     Background,
     Camera,
     Scene,
@@ -80,7 +80,7 @@ def test_a_summary_tells_the_whole_clip() -> None:
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(200):
-        scene = sample_clip(rng, "train", FULL_WORLD)
+        scene = sample_clip(rng, "train", CLIPS)
         summary = labels_of(scene).summary[0]
         for shape in scene.shapes:
             facts = dict(zip(SUMMARY, summary[COLOUR_NAMES.index(shape.colour)].tolist(), strict=True))
@@ -108,8 +108,8 @@ def test_a_camera_that_pans_moves_the_ground_the_other_way() -> None:
 
 def test_flow_carries_one_frame_onto_the_next() -> None:
     """Pixels fetched from where the labels say they were are the frame's own; from where they are now, are not."""
-    photos = load_photos(WORLD_TRAIN_PHOTOS)
-    options = replace(FULL_WORLD, plots=("camera",), num_photos=len(photos))
+    photos = load_photos(TRAIN_PHOTOS)
+    options = replace(CLIPS, plots=("camera",), num_photos=len(photos))
     rng = np.random.default_rng(3)
     found = dict.fromkeys(CAMERA_MOVES, 0)
     while min(found.values()) < 2:

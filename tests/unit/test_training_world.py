@@ -1,5 +1,7 @@
 """The world's batches: labels sit on the assistant's words, batches depend on their number alone."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -18,10 +20,13 @@ from filmstrip.training.conversations import (
     separate_description,
 )
 from filmstrip.training.drawn import ClipTraining, WorldTraining
-from filmstrip.training.tiny import STATE_LAYER, TINY, initialise, make_tokenizer
+from filmstrip.training.parallel import Parallel
+from filmstrip.training.recipe_file import find_recipe, read_recipe
+from filmstrip.training.stages import open_stage
+from filmstrip.training.tiny import STATE_LAYER, TINY, initialise, make_tokenizer, new_tiny
 from filmstrip.training.tokenizer import CHAT_TEMPLATE
 from filmstrip.training.tower import StillBatches
-from filmstrip.world import FULL_WORLD, GROUPS, ask_about, sample_clip
+from filmstrip.world import CLIPS, GROUPS, ask_about, sample_clip
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +117,21 @@ def test_clips_are_learnt_from_without_words() -> None:
     assert batch.tokens == 2 * 8 * TINY.tokens_per_frame("video")
 
 
+def test_conversations_go_on_with_the_heads_of_the_clips(tmp_path: Path) -> None:
+    """Fresh ones would pull at what the stage before has learnt."""
+    recipe = read_recipe(find_recipe("tiny"))
+    assistant = new_tiny(tmp_path / "tokenizer", 0)
+    clips = ClipTraining(assistant.model, STATE_LAYER)
+    opened = open_stage(assistant, recipe, recipe.stages[-1], 1, Parallel(), print, before=clips)
+    assert isinstance(opened.task, WorldTraining)
+    carried, learnt = opened.task.heads.state_dict(), clips.heads.state_dict()
+    assert carried.keys() == learnt.keys()
+    assert all(torch.equal(carried[name], learnt[name]) for name in carried)
+
+
 def test_most_questions_are_about_what_takes_several_frames() -> None:
     rng = np.random.default_rng(0)
-    rounds = [draw_questions(sample_clip(rng, "train", FULL_WORLD), rng, 8) for _ in range(100)]
+    rounds = [draw_questions(sample_clip(rng, "train", CLIPS), rng, 8) for _ in range(100)]
     still = sum(question.family in GROUPS["still"] for questions in rounds for question in questions)
     assert all(0 < len(questions) <= 9 for questions in rounds)
     assert 0.25 < still / sum(map(len, rounds)) < 0.75

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from filmstrip.errors import ConfigError
-from filmstrip.world import FULL_WORLD, draw_clip, draw_shot, sample_clip, sample_shot, scene_tracks
+from filmstrip.world import CLIPS, draw_clip, draw_shot, sample_clip, sample_shot, scene_tracks
 from filmstrip.world.camera import Shot, turn_picture
 from filmstrip.world.facts import CAMERA_MOVES, COLOUR_NAMES
 
@@ -101,7 +101,7 @@ def test_footage_runs_on_while_the_camera_moves():
 def test_shapes_stand_out_and_photographs_are_dulled_behind_them():
     rng = np.random.default_rng(1)
     photos = [rng.integers(0, 256, (200, 260, 3), dtype=np.uint8) for _ in range(2)]
-    world = replace(FULL_WORLD, plots=("camera",), num_photos=2)
+    world = replace(CLIPS, plots=("camera",), num_photos=2)
     counts = {False: 0, True: 0}
     for _ in range(60):
         scene = sample_clip(rng, "train", world)
@@ -115,7 +115,7 @@ def test_shapes_stand_out_and_photographs_are_dulled_behind_them():
 
 def test_tracks_name_every_shape_in_every_frame():
     rng = np.random.default_rng(2)
-    world = replace(FULL_WORLD, num_photos=2)
+    world = replace(CLIPS, num_photos=2)
     for _ in range(150):
         scene = sample_clip(rng, "train", world)
         tracks = scene_tracks(scene)

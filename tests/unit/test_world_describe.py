@@ -1,4 +1,4 @@
-"""Descriptions of the full world: their sentences, their facts, and scores that contradictions do not raise."""
+"""Descriptions: their sentences, their facts, and scores that contradictions do not raise."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from filmstrip.world import (
+    CLIPS,
     COLOURS,
-    FULL_STILL,
-    FULL_WORLD,
+    STILLS,
     Background,
     Scene,
     Shape,
@@ -89,7 +89,7 @@ def test_facts():
 @pytest.mark.parametrize("plot", ["plain", "arrivals", "speed", "recolour", "events", "bounces", "camera"])
 def test_a_description_states_exactly_the_facts_of_its_scene(plot):
     rng = np.random.default_rng(1)
-    options = replace(FULL_WORLD, plots=(plot,), num_photos=2)
+    options = replace(CLIPS, plots=(plot,), num_photos=2)
     for _ in range(120):
         one = sample_clip(rng, "train", options)
         assert stated_facts(describe(one)) == scene_facts(one)
@@ -97,7 +97,7 @@ def test_a_description_states_exactly_the_facts_of_its_scene(plot):
         (question,) = ask_about(one, rng, 1, ["describe"])
         assert score(question, question.answer) == 1.0
         assert score(reversed_question(question), question.reversed_answer) == 1.0
-    still = sample_still(rng, FULL_STILL)
+    still = sample_still(rng, STILLS)
     assert stated_facts(describe(still)) == scene_facts(still)
 
 

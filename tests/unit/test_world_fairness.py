@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from filmstrip.world import COLOUR_NAMES, FULL_WORLD, ask_about, sample_clip, split_rng
+from filmstrip.world import CLIPS, COLOUR_NAMES, ask_about, sample_clip, split_rng
 from filmstrip.world.tracks import scene_tracks
 
 
 def world(plot, seed, count, family):
     rng = split_rng("train", seed)
-    options = replace(FULL_WORLD, plots=(plot,), num_photos=4)
+    options = replace(CLIPS, plots=(plot,), num_photos=4)
     for _ in range(count):
         scene = sample_clip(rng, "train", options)
         for question in ask_about(scene, rng, 1, [family]):

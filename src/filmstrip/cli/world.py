@@ -64,12 +64,12 @@ def show(
     with status("drawing"):
         from filmstrip.media.sheet import contact_sheet
         from filmstrip.training.world_files import world_photos
-        from filmstrip.world import FULL_FAMILIES, TICKS, ask_about, describe, draw_clip, sample_clip, split_rng
+        from filmstrip.world import FAMILIES, TICKS, ask_about, describe, draw_clip, sample_clip, split_rng
 
         shown = world_photos(split) if photos else []
         rng = split_rng(split, seed)
         scene = sample_clip(rng, split, _world(plot, len(shown)))
-        questions = ask_about(scene, rng, len(FULL_FAMILIES), FULL_FAMILIES)
+        questions = ask_about(scene, rng, len(FAMILIES), FAMILIES)
         frames = draw_clip(scene, 256, shown)
         lines = [(question.text, question.answer) for question in questions]
         sheet = contact_sheet(frames, [tick / 2 for tick in range(TICKS)], lines)
@@ -164,16 +164,16 @@ def import_(
 def _world(plot: str | None, num_photos: int) -> Any:
     from dataclasses import replace
 
-    from filmstrip.world import FULL_WORLD
+    from filmstrip.world import CLIPS
 
-    world = replace(FULL_WORLD, num_photos=num_photos)
+    world = replace(CLIPS, num_photos=num_photos)
     return world if plot is None else replace(world, plots=(plot,))
 
 
 def _report(content: dict[str, Any], counts: "Counter[str]", as_json: bool) -> None:
-    from filmstrip.world import FULL_FAMILIES
+    from filmstrip.world import FAMILIES
 
-    families = {family: counts[family] for family in FULL_FAMILIES if counts[family]}
+    families = {family: counts[family] for family in FAMILIES if counts[family]}
     if as_json:
         sys.stdout.write(json.dumps(content | {"questions": families}) + "\n")
         return

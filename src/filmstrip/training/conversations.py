@@ -13,9 +13,9 @@ from filmstrip.training.batches import IGNORE, ConversationBatch, frames_to_pixe
 from filmstrip.training.drawn import ClipBatch
 from filmstrip.training.motion import motion_labels
 from filmstrip.world import (
-    FULL_STILL,
-    FULL_WORLD,
+    CLIPS,
     GROUPS,
+    STILLS,
     Question,
     Scene,
     ask_about,
@@ -46,8 +46,8 @@ class ConversationBatches:
     ) -> None:
         self.seed, self.config, self.tokenizer, self.batch_size = seed, config, tokenizer, batch_size
         self.photos, self.image_every, self.questions = list(photos), image_every, questions
-        self.clip = replace(FULL_WORLD, num_photos=len(self.photos))
-        self.still = replace(FULL_STILL, num_photos=len(self.photos))
+        self.clip = replace(CLIPS, num_photos=len(self.photos))
+        self.still = replace(STILLS, num_photos=len(self.photos))
 
     def __call__(self, number: int) -> ConversationBatch:
         """Draw batch `number`."""
@@ -89,7 +89,7 @@ class ClipBatches:
 
     def __init__(self, seed: int, config: ModelConfig, batch_size: int, photos: Sequence[np.ndarray] = ()) -> None:
         self.seed, self.config, self.batch_size, self.photos = seed, config, batch_size, list(photos)
-        self.clip = replace(FULL_WORLD, num_photos=len(self.photos))
+        self.clip = replace(CLIPS, num_photos=len(self.photos))
 
     def __call__(self, number: int) -> ClipBatch:
         """Draw batch `number`."""

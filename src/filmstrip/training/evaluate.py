@@ -19,14 +19,12 @@ from filmstrip.inputs.processor import Processor
 from filmstrip.media.clip import Clip
 from filmstrip.text.prompt import user_turn
 from filmstrip.world import (
+    CLIPS,
     FAMILIES,
-    FULL_FAMILIES,
-    FULL_STILL,
-    FULL_WORLD,
     GROUPS,
+    STILLS,
     Agreement,
     Question,
-    SceneOptions,
     agreement,
     ask_about,
     draw_clip,
@@ -39,7 +37,8 @@ from filmstrip.world import (
 
 CONDITIONS = ("ordered", "shuffled", "reversed", "first frame")
 _BATCH = 64
-_MAX_NEW_TOKENS = 96  # the longest description has 38, of the full world 55
+_MAX_NEW_TOKENS = 96  # the longest description has 55
+_QUESTIONS = 7  # about each clip
 
 
 @dataclass(frozen=True)
@@ -69,18 +68,16 @@ class FamilyResult:
 
 
 def make_examples(
-    kind: MediaKind, count: int, seed: int, size: int, photos: Sequence[np.ndarray] = (), *, full: bool = False
+    kind: MediaKind, count: int, seed: int, size: int, photos: Sequence[np.ndarray] = ()
 ) -> list[Example]:
-    """Questions of every family about `count` clips or pictures of the test split; `full` asks of the full world."""
+    """Questions of every family about `count` clips or pictures of the test split, `_QUESTIONS` each."""
     rng = split_rng("test", seed)
-    clip, still = (FULL_WORLD, FULL_STILL) if full else (SceneOptions(), SceneOptions(num_frames=1, max_shapes=4))
-    clip, still = (replace(options, num_photos=len(photos)) for options in (clip, still))
-    families = FULL_FAMILIES if full else FAMILIES
+    clip, still = (replace(options, num_photos=len(photos)) for options in (CLIPS, STILLS))
     examples = []
     for _ in range(count):
         scene = sample_clip(rng, "test", clip) if kind == "video" else sample_still(rng, still)
         frames = draw_clip(scene, size, photos)
-        examples += [Example(frames, question, kind) for question in ask_about(scene, rng, len(FAMILIES), families)]
+        examples += [Example(frames, question, kind) for question in ask_about(scene, rng, _QUESTIONS)]
     return examples
 
 
@@ -122,7 +119,7 @@ def evaluate(
         by_family[example.question.family].append(index)
     results = {
         family: _constants([examples[index].question for index in by_family[family]])
-        for family in FULL_FAMILIES
+        for family in FAMILIES
         if family in by_family
     }
     rng = np.random.default_rng(seed)

@@ -11,15 +11,14 @@ from PIL import Image
 
 from filmstrip.errors import FilmstripError
 
-# astronaut, hubble_deep_field: NASA, public domain. chelsea, coffee: CC0 by their photographers. brick, grass, gravel:
-# CC0 textures. rocket: SpaceX, public domain.
-TRAIN_PHOTOS = ("astronaut.png", "chelsea.png", "hubble_deep_field.jpg", "brick.png", "grass.png", "gravel.png")
-TEST_PHOTOS = ("coffee.png", "rocket.jpg")
-
-# What the camera of the full world moves over: only photographs with detail everywhere, where every movement shows
-# (the sky behind the rocket is none). coins: Brooklyn Museum, ihc: no known copyright restrictions, both. camera: CC0.
-WORLD_TRAIN_PHOTOS = (*TRAIN_PHOTOS, "coins.png", "ihc.png")
-WORLD_TEST_PHOTOS = ("coffee.png", "camera.png")
+# Only photographs with detail everywhere, where every movement of the camera shows. astronaut, hubble_deep_field: NASA,
+# public domain. chelsea, coffee, camera: CC0 by their photographers. brick, grass, gravel: CC0 textures. coins:
+# Brooklyn Museum, ihc: no known copyright restrictions, both.
+TRAIN_PHOTOS = (
+    *("astronaut.png", "chelsea.png", "hubble_deep_field.jpg", "brick.png", "grass.png", "gravel.png"),
+    *("coins.png", "ihc.png"),
+)
+TEST_PHOTOS = ("coffee.png", "camera.png")
 
 
 def load_photos(names: tuple[str, ...]) -> list[np.ndarray]:

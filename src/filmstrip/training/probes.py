@@ -22,7 +22,7 @@ _SEED = 1_000  # of the clips that are asked about: not those of an evaluation
 def world_probe(assistant: Assistant, photos: Sequence[np.ndarray], recipe: SampleRecipe, precision: Precision) -> Rows:
     """A question about each of `count` drawn clips of the test split, all of different families while there are."""
     size = assistant.config.video_tower.image_size
-    pending = make_examples("video", 4 * recipe.count, _SEED, size, photos, full=True)
+    pending = make_examples("video", 4 * recipe.count, _SEED, size, photos)
     examples: list[Example] = []
     while pending and len(examples) < recipe.count:
         families = {row.question.family for row in examples}

@@ -112,9 +112,10 @@ def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer)
     assistant, base_hash = start_model(recipe, output, parallel)
     result = RunResult(output, output / CHECKPOINT)
     adapted: tuple[str, ...] = ()
+    before: torch.nn.Module | None = None
     for number, stage in enumerate(recipe.stages):
-        opened = open_stage(assistant, recipe, stage, recipe.seed + number, parallel, observer.on_note)
-        adapted = opened.adapted
+        opened = open_stage(assistant, recipe, stage, recipe.seed + number, parallel, observer.on_note, before)
+        adapted, before = opened.adapted, opened.task
         trainer = _run_stage(opened, stage, output / stage.name, parallel, observer)
         opened.finish()
         if is_first_process():  # others would read what this one may be removing

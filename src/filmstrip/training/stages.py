@@ -21,7 +21,7 @@ from filmstrip.training.language import LanguageTraining
 from filmstrip.training.loop import LoopSettings, mean_loss
 from filmstrip.training.parallel import Parallel
 from filmstrip.training.patterns import freeze
-from filmstrip.training.photos import WORLD_TEST_PHOTOS, WORLD_TRAIN_PHOTOS, load_photos
+from filmstrip.training.photos import TEST_PHOTOS, TRAIN_PHOTOS, load_photos
 from filmstrip.training.probes import record_probe, world_probe
 from filmstrip.training.recipe import Recipe, StageRecipe, Task
 from filmstrip.training.records import read_records
@@ -69,11 +69,17 @@ def open_stage(
     seed: int,
     parallel: Parallel,
     note: Callable[[str], None],
+    before: nn.Module | None = None,
 ) -> Stage:
-    """Build what a stage runs. Raises `FilmstripError`, one line, for whatever cannot be done."""
+    """Build what a stage runs. Raises `FilmstripError`, one line, for whatever cannot be done.
+
+    `before` is the task of the stage before: heads on what moves go on with what they have learnt there.
+    """
     torch.manual_seed(seed)
     open_task = _OPENERS[stage.task]
     opened = open_task(assistant, recipe, stage, parallel)
+    if isinstance(opened.task, WorldTraining) and isinstance(before, ClipTraining):
+        opened.task.heads.load_state_dict(before.heads.state_dict())
     adapted: tuple[str, ...] = ()
     train = stage.train
     if stage.lora is not None:
@@ -134,7 +140,7 @@ def _open_world(assistant: Assistant, recipe: Recipe, stage: StageRecipe, parall
         world.image_every,
         world.questions,
     )
-    answer = partial(world_probe, assistant, _photos(stage, WORLD_TEST_PHOTOS), recipe.samples, recipe.precision)
+    answer = partial(world_probe, assistant, _photos(stage, TEST_PHOTOS), recipe.samples, recipe.precision)
     return Stage(task, _settings(stage), _numbered(make, stage, parallel), answer=answer)
 
 
@@ -184,7 +190,7 @@ def _numbered(make: MakeBatch, stage: StageRecipe, parallel: Parallel) -> Callab
     return lambda start: numbered_batches(shared, start, stage.batch.workers)
 
 
-def _photos(stage: StageRecipe, names: tuple[str, ...] = WORLD_TRAIN_PHOTOS) -> list[Any]:
+def _photos(stage: StageRecipe, names: tuple[str, ...] = TRAIN_PHOTOS) -> list[Any]:
     return load_photos(names) if stage.world.photos else []
 
 

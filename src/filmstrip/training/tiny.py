@@ -25,7 +25,7 @@ from filmstrip.media.transform import PixelSpec
 from filmstrip.text.tokenizer import Tokenizer
 from filmstrip.training.patterns import matches_any
 from filmstrip.training.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS, train_tokenizer, write_tokenizer
-from filmstrip.world import FULL_STILL, FULL_WORLD, corpus
+from filmstrip.world import CLIPS, STILLS, corpus
 
 VISION = VisionConfig(hidden_size=128, intermediate_size=512, num_layers=4, num_heads=4, image_size=64, patch_size=16)
 TEXT = TextConfig(
@@ -88,8 +88,8 @@ def make_tokenizer(directory: Path, seed: int) -> Tokenizer:
     if (directory / "tokenizer.json").is_file():
         return Tokenizer.from_directory(directory)
     rng = np.random.default_rng([seed, 0])
-    clip = replace(FULL_WORLD, num_photos=2)  # with the camera, which asks for photographs; nothing is drawn
-    lines = (f"USER: \n{question} ASSISTANT: {answer}" for question, answer in corpus(rng, 20_000, clip, FULL_STILL))
+    clip = replace(CLIPS, num_photos=2)  # with the camera, which asks for photographs; nothing is drawn
+    lines = (f"USER: \n{question} ASSISTANT: {answer}" for question, answer in corpus(rng, 20_000, clip, STILLS))
     with atomic_directory(directory) as partial:
         write_tokenizer(train_tokenizer(lines, TEXT.vocab_size), partial, TEXT.max_positions)
     return Tokenizer.from_directory(directory)

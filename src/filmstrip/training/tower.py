@@ -21,10 +21,10 @@ from filmstrip.shapes import Bool, Float, Int, Tensor
 from filmstrip.training.batches import IGNORE, DrawnBatch, frames_to_pixels
 from filmstrip.training.motion import NUM_CELLS, NUM_COLOURS, mean_l1, motion_labels, patch_content
 from filmstrip.world import (
+    CLIPS,
     COLOUR_NAMES,
-    FULL_STILL,
-    FULL_WORLD,
     SHAPES,
+    STILLS,
     Scene,
     SceneOptions,
     augment_clip,
@@ -77,8 +77,8 @@ class StillBatches:
     def __init__(self, seed: int, size: int, patch_size: int, batch_size: int, photos: Sequence[np.ndarray]) -> None:
         self.seed, self.size, self.patch_size, self.batch_size = seed, size, patch_size, batch_size
         self.photos = list(photos)
-        self.options = replace(FULL_STILL, num_photos=len(self.photos))
-        self.camera = replace(FULL_WORLD, num_photos=len(self.photos), plots=("camera",)) if self.photos else None
+        self.options = replace(STILLS, num_photos=len(self.photos))
+        self.camera = replace(CLIPS, num_photos=len(self.photos), plots=("camera",)) if self.photos else None
 
     def __call__(self, number: int) -> StillBatch:
         """Draw batch `number`."""

@@ -25,13 +25,13 @@ from filmstrip.config import MediaKind
 from filmstrip.config.checks import require, require_choice
 from filmstrip.errors import ConfigError
 from filmstrip.media.encode import write_video
-from filmstrip.training.photos import WORLD_TEST_PHOTOS, WORLD_TRAIN_PHOTOS, load_photos
+from filmstrip.training.photos import TEST_PHOTOS, TRAIN_PHOTOS, load_photos
 from filmstrip.training.records import PLACEHOLDERS, DataError, Record, parse_record, read_records
 from filmstrip.world import (
-    FULL_FAMILIES,
-    FULL_STILL,
-    FULL_WORLD,
+    CLIPS,
+    FAMILIES,
     SPLITS,
+    STILLS,
     TICKS,
     Question,
     Scene,
@@ -71,7 +71,7 @@ class WorldPlan:
     def __post_init__(self) -> None:
         require_choice("split", self.split, SPLITS)
         for family in self.families:
-            require_choice("question family", family, FULL_FAMILIES)
+            require_choice("question family", family, FAMILIES)
         require(self.clips >= 0 and self.images >= 0, "numbers of clips and images must not be negative")
         require(self.clips + self.images > 0, "there is nothing to draw: ask for clips or images")
         require(self.seed >= 0, f"the seed must not be negative, is {self.seed}")
@@ -94,7 +94,7 @@ class WorldItem:
 
 def world_photos(split: str) -> list[np.ndarray]:
     """The photographs of a split, uint8 (Y, X, 3): training and validation share theirs, the test has others."""
-    return load_photos(WORLD_TEST_PHOTOS if split == "test" else WORLD_TRAIN_PHOTOS)
+    return load_photos(TEST_PHOTOS if split == "test" else TRAIN_PHOTOS)
 
 
 def make_item(plan: WorldPlan, kind: MediaKind, number: int, photos: list[np.ndarray]) -> tuple[Scene, list[Question]]:
@@ -103,11 +103,11 @@ def make_item(plan: WorldPlan, kind: MediaKind, number: int, photos: list[np.nda
     Raises `ConfigError` if scenes of this kind have no question of the plan's families.
     """
     rng = split_rng(plan.split, plan.seed, 2 * number + (kind == "image"))
-    clip = replace(FULL_WORLD, num_frames=plan.frames, num_photos=len(photos))
-    still = replace(FULL_STILL, num_photos=len(photos))
+    clip = replace(CLIPS, num_frames=plan.frames, num_photos=len(photos))
+    still = replace(STILLS, num_photos=len(photos))
     for _ in range(_TRIES):
         scene = sample_clip(rng, plan.split, clip) if kind == "video" else sample_still(rng, still)
-        questions = ask_about(scene, rng, plan.questions, plan.families or FULL_FAMILIES)
+        questions = ask_about(scene, rng, plan.questions, plan.families or FAMILIES)
         if questions:
             return scene, questions
     media = "clip" if kind == "video" else "image"

@@ -9,9 +9,9 @@ from filmstrip.world.describe import describe
 from filmstrip.world.draw import draw_clip, draw_stills
 from filmstrip.world.facts import CAMERA_MOVES, COLOUR_NAMES, COLOURS, DIRECTIONS, EVENTS, MOTIONS, SHAPES, TICKS
 from filmstrip.world.labels import DenseLabels, dense_labels
-from filmstrip.world.options import FULL_STILL, FULL_WORLD, SceneOptions
+from filmstrip.world.options import CLIPS, STILLS, SceneOptions
 from filmstrip.world.question import Question
-from filmstrip.world.questions import FAMILIES, FULL_FAMILIES, GROUPS, ask_about, corpus
+from filmstrip.world.questions import FAMILIES, GROUPS, ask_about, corpus
 from filmstrip.world.sample import sample_clip, sample_still
 from filmstrip.world.scene import Background, Scene, Shape, reverse
 from filmstrip.world.scoring import Agreement, agreement, reversed_question, score, stated_facts
@@ -20,14 +20,12 @@ from filmstrip.world.tracks import SceneTracks, scene_tracks
 
 __all__ = [
     "CAMERA_MOVES",
+    "CLIPS",
     "COLOURS",
     "COLOUR_NAMES",
     "DIRECTIONS",
     "EVENTS",
     "FAMILIES",
-    "FULL_FAMILIES",
-    "FULL_STILL",
-    "FULL_WORLD",
     "GROUPS",
     "HELD_OUT",
     "HELD_OUT_CHANGES",
@@ -35,6 +33,7 @@ __all__ = [
     "MOTIONS",
     "SHAPES",
     "SPLITS",
+    "STILLS",
     "TICKS",
     "Agreement",
     "Background",

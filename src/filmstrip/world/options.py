@@ -7,6 +7,13 @@ from filmstrip.config.checks import require, require_choice
 from filmstrip.world.facts import TICKS
 from filmstrip.world.scene import Plot
 
+PLOTS_BY_WEIGHT: tuple[str, ...] = (
+    *("plain", "arrivals", "speed", "recolour", "bounces"),
+    *("events", "events"),
+    *("camera", "camera", "camera"),
+)
+"""Every plot, as often as it comes: what is harder to learn comes more often."""
+
 
 @dataclass(frozen=True)
 class SceneOptions:
@@ -24,12 +31,12 @@ class SceneOptions:
     max_shapes: int = 3
     size: tuple[float, float] = (0.24, 0.34)
     travel: tuple[float, float] = (0.36, 0.60)
-    staggered_share: float = 0.6
+    staggered_share: float = 0.0
     timed_share: float = 0.3
     same_colour_share: float = 0.25
     num_photos: int = 0
-    plots: tuple[str, ...] = ("plain",)
-    varied_size_share: float = 0.0
+    plots: tuple[str, ...] = PLOTS_BY_WEIGHT
+    varied_size_share: float = 0.5
 
     def __post_init__(self) -> None:
         require(1 <= self.max_shapes <= 4, f"a scene has 1 to 4 shapes, not {self.max_shapes}")
@@ -45,22 +52,8 @@ class SceneOptions:
         require(self.num_photos >= 0, f"num_photos must not be negative, is {self.num_photos}")
 
 
-CLIP = SceneOptions()
-"""The clips of the embedded model's world: shapes that move, come and go."""
+CLIPS = SceneOptions()
+"""The world's clips. `dataclasses.replace(CLIPS, num_photos=...)` adds photographs, and with them the camera."""
 
-STILL = SceneOptions(num_frames=1, max_shapes=4)
-"""The pictures of the embedded model's world."""
-
-FULL_WORLD = SceneOptions(
-    staggered_share=0.0,
-    varied_size_share=0.5,
-    plots=(
-        *("plain", "arrivals", "speed", "recolour", "bounces"),
-        *("events", "events"),
-        *("camera", "camera", "camera"),
-    ),
-)
-"""Clips of every plot. `dataclasses.replace(FULL_WORLD, num_photos=...)` adds photographs, and with them the camera."""
-
-FULL_STILL = SceneOptions(num_frames=1, max_shapes=4, varied_size_share=0.5)
-"""Pictures with shapes of clearly different sizes among them."""
+STILLS = SceneOptions(num_frames=1, max_shapes=4)
+"""The world's pictures."""

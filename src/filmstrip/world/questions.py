@@ -11,7 +11,7 @@ import numpy as np
 
 from filmstrip.config.checks import require_choice
 from filmstrip.world import ask_camera, ask_motion, ask_still, ask_time
-from filmstrip.world.options import CLIP, STILL, SceneOptions
+from filmstrip.world.options import CLIPS, STILLS, SceneOptions
 from filmstrip.world.question import Question
 from filmstrip.world.sample import sample_clip, sample_still
 from filmstrip.world.scene import Scene
@@ -27,7 +27,7 @@ def ask_about(
     Fewer come back only if the scene has no more to ask in these families. Raises `ConfigError` for an unknown family.
     """
     for family in families or ():
-        require_choice("question family", family, FULL_FAMILIES)
+        require_choice("question family", family, FAMILIES)
     pending = list(families or FAMILIES)
     pending = [pending[i] for i in rng.permutation(len(pending))]
     asked: dict[tuple[str, str], Question] = {}
@@ -45,17 +45,13 @@ def ask_about(
 
 
 def corpus(
-    rng: np.random.Generator, count: int, clip: SceneOptions = CLIP, still: SceneOptions = STILL
+    rng: np.random.Generator, count: int, clip: SceneOptions = CLIPS, still: SceneOptions = STILLS
 ) -> Iterator[tuple[str, str]]:
-    """`count` pairs of question and answer text about videos and pictures, for training a tokenizer.
-
-    Of the families of the embedded model's world, or, where `clip` has further plots, of all.
-    """
-    families = FAMILIES if clip.plots == CLIP.plots else FULL_FAMILIES
+    """`count` pairs of question and answer text about videos and pictures, for training a tokenizer."""
     left = count
     while left > 0:
         scene = sample_clip(rng, "train", clip) if rng.random() < 0.7 else sample_still(rng, still)
-        for question in ask_about(scene, rng, min(left, 6), families):
+        for question in ask_about(scene, rng, min(left, 6)):
             left -= 1
             yield question.text, question.answer
 
@@ -80,10 +76,6 @@ _ASKERS: dict[str, Callable[[Scene, np.random.Generator], Question | None]] = {
     "cut": ask_camera.cut,
 }
 
-FAMILIES: tuple[str, ...] = ("count", "colour", "shape", "presence", "describe", "direction", "order")
-"""The families of the embedded model's world, which are asked unless others are named; the last two, and motions in
-`describe`, depend on the frames' order."""
-
 GROUPS: dict[str, tuple[str, ...]] = {
     "still": ("count", "colour", "shape", "presence", "size", "position"),
     "motion": ("direction", "speed", "stillness"),
@@ -93,5 +85,5 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Every family by what it takes to answer it, in the order of reports."""
 
-FULL_FAMILIES: tuple[str, ...] = tuple(family for families in GROUPS.values() for family in families)
+FAMILIES: tuple[str, ...] = tuple(family for families in GROUPS.values() for family in families)
 """Every family, in the order of reports."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from filmstrip.config.checks import require, require_choice
 from filmstrip.world.facts import MOTIONS, TICKS, Motion
-from filmstrip.world.options import CLIP, STILL, SceneOptions
+from filmstrip.world.options import CLIPS, STILLS, SceneOptions
 from filmstrip.world.placing import place
 from filmstrip.world.plots import PLOTS, sample_names, sample_plot
 from filmstrip.world.scene import Scene
@@ -25,7 +25,7 @@ _MEDIUM, _SMALLEST = (0.28, 0.32), (0.18, 0.20)
 _SHORTEST_STAY = 3  # ticks; two steps are the least that shows a motion
 
 
-def sample_clip(rng: np.random.Generator, split: str = "train", options: SceneOptions = CLIP) -> Scene:
+def sample_clip(rng: np.random.Generator, split: str = "train", options: SceneOptions = CLIPS) -> Scene:
     """A clip of `options.num_frames` frames (at least 8) of `split`; equal generators give equal scenes.
 
     Raises `ConfigError` for fewer frames or a split not in `SPLITS`.
@@ -46,7 +46,7 @@ def sample_clip(rng: np.random.Generator, split: str = "train", options: SceneOp
     return place(rng, kinds, spans, options, sizes=_varied_sizes(rng, len(kinds), options))
 
 
-def sample_still(rng: np.random.Generator, options: SceneOptions = STILL) -> Scene:
+def sample_still(rng: np.random.Generator, options: SceneOptions = STILLS) -> Scene:
     """A scene of one frame. `options.num_frames` is not used: it is one."""
     count = 1 + int(rng.random() * options.max_shapes)
     names = sample_names(rng, count, options.same_colour_share)

@@ -112,7 +112,7 @@ def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Wa
     trained = _train(variant.recipe, variant.name, place, output, watcher)
     watcher.on_note(f"{variant.name}: asking about {options.clips} clips")
     assistant = load(str(trained.result), device="cpu", quiet=True)
-    examples = make_examples("video", options.clips, _SEED, variant.config.video_tower.image_size, full=True)
+    examples = make_examples("video", options.clips, _SEED, variant.config.video_tower.image_size)
     families = evaluate(assistant.model, assistant.processor, examples, CONDITIONS)
     stage = variant.recipe.stages[-1]
     figures = trained.stages[stage.name]
