@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filmstrip.config import SamplingConfig
+from filmstrip.config import RopeConfig, SamplingConfig
+from filmstrip.diagnostics.tracker import track_memory
 from filmstrip.errors import ConfigError, PromptError
-from filmstrip.generation import TokenLoop
+from filmstrip.generation import TokenLoop, step
 from filmstrip.generation.sample import filter_logits, penalise_repetition, sample_tokens
 from filmstrip.generation.step import new_cache, prefill
 from tests.models import GOLDEN, random_model
@@ -138,6 +139,72 @@ def test_prefill_gives_the_last_position_and_advances() -> None:
         whole = model(IDS)
     assert cache.length == 3
     torch.testing.assert_close(last, whole[:, -1], atol=1e-4, rtol=0)  # one row of a matrix product, or all
+
+
+@pytest.mark.parametrize("padding", [0, 7], ids=["plain", "padded"])
+def test_long_prompts_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch, padding: int) -> None:
+    """Chunks give what the whole gives (attention sums in another order), and each is told of."""
+    model = random_model()
+    ids = torch.randint(0, 150, (2, 23), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, :padding] = 0
+    given = mask if padding else None
+    heard: list[tuple[int, int]] = []
+    with torch.inference_mode():
+        whole_cache, cache = new_cache(model, 2, 23), new_cache(model, 2, 23)
+        whole = prefill(model, whole_cache, model.embed(ids), given)
+        monkeypatch.setattr(step, "CHUNK", 5)
+        chunked = prefill(model, cache, model.embed(ids), given, lambda *progress: heard.append(progress))
+    torch.testing.assert_close(chunked, whole, atol=1e-4, rtol=0)
+    assert heard == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
+    assert cache.length == whole_cache.length == 23
+    answers = [model.generate(ids, attention_mask=given, max_new_tokens=8)]
+    monkeypatch.undo()
+    answers.append(model.generate(ids, attention_mask=given, max_new_tokens=8))
+    assert torch.equal(*answers)
+
+
+def test_reading_can_be_given_up_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model()
+    monkeypatch.setattr(step, "CHUNK", 4)
+    ids = torch.randint(0, 150, (1, 15), generator=torch.Generator().manual_seed(0))
+    cache = new_cache(model, 1, 16)
+
+    def stop(done: int, _total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with torch.inference_mode():
+        whole = prefill(model, new_cache(model, 1, 16), model.embed(ids))
+        with pytest.raises(KeyboardInterrupt):
+            prefill(model, cache, model.embed(ids), on_chunk=stop)
+        assert cache.length == 8  # what was read is kept, and can be gone on from
+        rest = prefill(model, cache, model.embed(ids[:, 8:]))
+    torch.testing.assert_close(rest, whole, atol=1e-4, rtol=0)
+
+
+def test_prompts_whose_rotary_frequencies_follow_their_length_are_read_whole() -> None:
+    stretched = replace(GOLDEN.text, max_positions=1000, rope=RopeConfig(scaling="dynamic", factor=2.0))
+    assert step.chunk_tokens(stretched, 4000, 4000) == 4000
+    assert step.chunk_tokens(stretched, 900, 900) == step.CHUNK
+    assert step.chunk_tokens(GOLDEN.text, 4000, 4000) == step.CHUNK
+    assert step.chunk_tokens(GOLDEN.text, 3, 4000) == 3
+
+
+def test_memory_of_a_long_prompt_is_its_cache() -> None:
+    """Four times the tokens take four times the cache, and of activations no more."""
+    model = random_model()
+    width = model.config.text.hidden_size
+    peaks = []
+    for length in (600, 2400):
+        cache = new_cache(model, 1, length)
+        x_BTD = torch.zeros(1, length, width)
+        with torch.inference_mode(), track_memory() as tracker, tracker.phase("prefill") as phase:
+            prefill(model, cache, x_BTD)
+        peaks.append(phase.growth("allocated"))
+    # The mask of a chunk has a row of the prompt's length for each of its 512 queries: a boolean, and its number.
+    masks = 512 * (2400 - 600) * (1 + 4)
+    assert peaks[1] <= 1.05 * peaks[0] + masks
 
 
 def test_max_new_tokens_bounds_the_cache() -> None:

@@ -11,6 +11,7 @@ from filmstrip import __version__
 from filmstrip.cli import (
     ask,
     assemble,
+    bench,
     chat,
     check,
     convert,
@@ -42,6 +43,7 @@ app.command("show")(show.show)
 app.command("check")(check.check)
 app.command("params")(params.params)
 app.command("memory")(memory.memory)
+app.command("bench")(bench.bench)
 app.command("parity")(parity.parity)
 app.command("convert")(convert.convert)
 app.command("assemble")(assemble.assemble)

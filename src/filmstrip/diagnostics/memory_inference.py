@@ -17,6 +17,7 @@ from filmstrip.diagnostics.memory_blocks import (
 )
 from filmstrip.diagnostics.memory_workload import Extent, PhaseEstimate, Workload, run_layers
 from filmstrip.diagnostics.params import quantised_layers, weight_bytes
+from filmstrip.generation.step import chunk_tokens
 from filmstrip.models.weightless import build_meta
 
 INT64 = 8
@@ -66,14 +67,17 @@ def _text_phases(
 ) -> list[PhaseEstimate]:
     """Prefill, then decoding at the end of the answer, when the cache is full."""
     b, rows = workload.element, extent.batch
-    path = choose_attention(text, workload.attention, workload.device, masked=workload.padded)
+    read = chunk_tokens(text, extent.length, extent.length)
+    # Queries that are not all of a prompt need a mask.
+    path = choose_attention(text, workload.attention, workload.device, masked=workload.padded or read < extent.length)
     stays = stays | {"logits": rows * text.vocab_size * (b + FLOAT32 + 1)}  # as computed, in float32, tokens seen
-    prefill = stays | {"rotary and mask": rotary_and_mask(text, workload, extent)}
-    block = text_block_peak(text, rows, extent.length, extent.length, b, path)
+    prefill = stays | {"rotary and mask": rotary_and_mask(text, workload, extent.batch, read, extent.length)}
+    block = text_block_peak(text, rows, read, extent.length, b, path)
     phases = [PhaseEstimate("prefill", prefill, block + unpacked)]
     if workload.new_tokens:
         masks = rows * extent.capacity * (3 * INT64 + 1) if workload.padded else 0
         # One query needs no causal mask, so without padding there is none.
+        path = choose_attention(text, workload.attention, workload.device, masked=workload.padded)
         step = text_block_peak(text, rows, 1, extent.capacity, b, path)
         phases.append(PhaseEstimate("decode", stays | {"masks": masks}, step + unpacked))
     return phases
@@ -166,9 +170,9 @@ def fusion_bytes(text: TextConfig, extent: Extent, workload: Workload) -> int:
     return values * workload.element + (values * (INT64 + 1) if workload.device == "cuda" else 0)
 
 
-def rotary_and_mask(text: TextConfig, workload: Workload, extent: Extent) -> int:
-    """Cosines and sines for all heads; with padding, a boolean of queries by keys for each row, and two while it is
-    made."""
-    tables = 2 * extent.batch * extent.length * text.head_dim * workload.element
-    mask = extent.batch * extent.length**2 if workload.padded else 0
-    return tables + mask
+def rotary_and_mask(text: TextConfig, workload: Workload, rows: int, queries: int, keys: int) -> int:
+    """Cosines and sines for all heads; with padding, or queries that are not all of the prompt, a boolean of queries by
+    keys, with padding for each row."""
+    tables = 2 * rows * queries * text.head_dim * workload.element
+    masks = rows if workload.padded else int(queries < keys)
+    return tables + masks * queries * keys

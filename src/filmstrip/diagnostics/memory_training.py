@@ -281,7 +281,7 @@ def _text_inputs(text: TextConfig, workload: Workload, extent: Extent, sizes: _S
     factor = sizes.stream / workload.element  # the tables have the embedding's precision
     return {
         "embeddings": n * text.hidden_size * sizes.stream,
-        "rotary and mask": int(rotary_and_mask(text, workload, extent) * factor),
+        "rotary and mask": int(rotary_and_mask(text, workload, extent.batch, extent.length, extent.length) * factor),
     }
 
 

@@ -1,10 +1,16 @@
 """The two steps of generation: read the prompt once, then one token at a time."""
 
+from collections.abc import Callable
+
 import torch
 
 from filmstrip.cache import KVCache
+from filmstrip.config import TextConfig
 from filmstrip.models import VideoLlava
 from filmstrip.shapes import Float, Int, Tensor
+
+CHUNK = 512  # tokens: enough for products at full rate, few enough that activations stay small
+OnChunk = Callable[[int, int], None]
 
 
 def prefill(
@@ -12,11 +18,39 @@ def prefill(
     cache: KVCache,
     x_BTD: Float[Tensor, "B T D"],
     attention_mask: Int[Tensor, "B S"] | None = None,
+    on_chunk: OnChunk = lambda done, total: None,
 ) -> Float[Tensor, "B W"]:
-    """Run T fused embeddings after the cache's current end; fill the cache; logits of the last position only."""
-    hidden_BTD = model.decode(x_BTD, attention_mask, cache)
-    cache.advance(x_BTD.shape[1])
+    """Run T fused embeddings after the cache's current end; fill the cache; logits of the last position only.
+
+    A long prompt is read `CHUNK` tokens at a time, so that activations do not grow with it. `on_chunk` is told after
+    each how many of the T are read; what it raises ends the work, and the cache holds what was read until then.
+    """
+    total = x_BTD.shape[1]
+    *earlier, last_BTD = x_BTD.split(chunk_tokens(model.config.text, total, cache.length + total), dim=1)
+    done = 0
+    for piece_BTD in earlier:
+        _read(model, cache, piece_BTD, attention_mask)
+        done += piece_BTD.shape[1]
+        on_chunk(done, total)
+    hidden_BTD = _read(model, cache, last_BTD, attention_mask)
+    on_chunk(total, total)
     return model.text_tower.logits(hidden_BTD[:, -1:])[:, 0]
+
+
+def chunk_tokens(config: TextConfig, new: int, total: int) -> int:
+    """How many of `new` tokens are read at once, where the prompt has `total`.
+
+    All of them where rotary frequencies depend on the whole length (`dynamic` scaling, past the trained length).
+    """
+    whole = config.rope.scaling == "dynamic" and total > config.rope.trained_length(config.max_positions)
+    return new if whole else min(new, CHUNK)
+
+
+def _read(model: VideoLlava, cache: KVCache, x_BTD: Tensor, attention_mask: Tensor | None) -> Tensor:
+    end = cache.length + x_BTD.shape[1]
+    hidden_BTD = model.decode(x_BTD, None if attention_mask is None else attention_mask[:, :end], cache)
+    cache.advance(x_BTD.shape[1])
+    return hidden_BTD
 
 
 def decode_step(

@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     LlavaForConditionalGeneration,
     LlavaNextVideoForConditionalGeneration,
     LogitsProcessorList,
@@ -89,6 +90,14 @@ def reference_generate(model: Any, inputs: dict[str, torch.Tensor], **options: A
     with torch.inference_mode():
         ids: torch.Tensor = model.generate(**inputs, **{"do_sample": False, **options})
     return ids[:, inputs["input_ids"].shape[1] :]
+
+
+def reference_cache(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+    """A cache that holds the keys and values (B, K, S, H) of every layer, for `past_key_values`."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(pairs):
+        cache.update(keys, values, layer)
+    return cache
 
 
 def reference_filter(logits_BW: torch.Tensor, sampling: SamplingConfig, input_ids: torch.Tensor) -> torch.Tensor:

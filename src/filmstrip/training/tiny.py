@@ -1,8 +1,8 @@
 """The embedded model from nothing: its configuration, its tokenizer, and random weights to start from.
 
-The recipe `tiny` trains it in two stages: its vision tower learns from drawn stills what covers each patch and where
-(`training.tower`), then projector and text tower learn from conversations about clips, and the towers follow at a tenth
-of the rate.
+The recipe `tiny` trains it in three stages: a vision tower learns from drawn stills what covers each patch and where
+(`training.tower`), the lower half of the text tower learns from clips, without words, what moves (`training.drawn`),
+and then projector and text tower learn from conversations about clips and pictures.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,105 @@
+"""transformers as a peer, in its default use: `from_pretrained`, `generate`, `forward` with labels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from filmstrip.checkpoint.read import read_checkpoint
+from filmstrip.diagnostics.bench.ours import STEPS
+from filmstrip.diagnostics.bench.workloads import TRAINING_ROWS, Workload, make_inputs, random_cache, random_ids
+from filmstrip.oracle.reference import load_reference, reference_cache, reference_generate
+
+VERSION_OF = "transformers"
+_IGNORE = -100
+
+
+class Theirs:
+    """One loaded checkpoint."""
+
+    def open(self, directory: Path, dtype: torch.dtype) -> None:
+        """Load the weights as transformers does, mapped from the file."""
+        self.directory, self.dtype = directory, dtype
+        self.config = read_checkpoint(directory).config
+        self.model: Any = load_reference(directory, dtype=dtype)
+
+    def prepare(self, workload: Workload) -> Callable[[], int]:
+        """A function that does the work and returns how many units it did."""
+        make = {
+            "load": self._load,
+            "vision": self._vision,
+            "prefill": self._prefill,
+            "decode": self._decode,
+            "second": self._prefill,  # nothing is kept from one question to the next
+            "train": self._train,
+        }
+        return make[workload.kind](workload)
+
+    def greedy(self, count: int) -> list[int]:
+        """As `Ours.greedy`."""
+        inputs = make_inputs(self.config, self.dtype)
+        given = {"input_ids": inputs.input_ids, "pixel_values_videos": inputs.videos}
+        given["attention_mask"] = torch.ones_like(inputs.input_ids)
+        return cast(
+            list[int], reference_generate(self.model, given, max_new_tokens=count, eos_token_id=None)[0].tolist()
+        )
+
+    def _load(self, _workload: Workload) -> Callable[[], int]:
+        def run() -> int:
+            self.open(self.directory, self.dtype)
+            return 1
+
+        return run
+
+    def _vision(self, _workload: Workload) -> Callable[[], int]:
+        videos = make_inputs(self.config, self.dtype).videos
+
+        def run() -> int:
+            with torch.inference_mode():
+                self.model.model.get_video_features(pixel_values_videos=videos)
+            return 1
+
+        return run
+
+    def _prefill(self, _workload: Workload) -> Callable[[], int]:
+        inputs = make_inputs(self.config, self.dtype)
+
+        def run() -> int:
+            with torch.inference_mode():
+                self.model(
+                    input_ids=inputs.input_ids, pixel_values_videos=inputs.videos, use_cache=True, logits_to_keep=1
+                )
+            return 1
+
+        return run
+
+    def _decode(self, workload: Workload) -> Callable[[], int]:
+        pairs = random_cache(self.config, workload.batch, workload.context - 1, self.dtype)
+        generator = torch.Generator().manual_seed(2)
+        ids_BT = random_ids(self.config, workload.batch, workload.context, generator)
+        given = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
+
+        def run() -> int:
+            cache = reference_cache(pairs)
+            ids = reference_generate(self.model, given, past_key_values=cache, max_new_tokens=STEPS, eos_token_id=None)
+            return int(ids.shape[1])
+
+        return run
+
+    def _train(self, _workload: Workload) -> Callable[[], int]:
+        model = self.model.float().train()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("_tower." not in name)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+        inputs = make_inputs(self.config, torch.float32, TRAINING_ROWS)
+        labels = inputs.input_ids.clone()
+        labels[:, : inputs.video_end] = _IGNORE
+
+        def run() -> int:
+            optimizer.zero_grad()
+            model(input_ids=inputs.input_ids, pixel_values_videos=inputs.videos, labels=labels).loss.backward()
+            optimizer.step()
+            return 1
+
+        return run
