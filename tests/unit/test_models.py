@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from filmstrip.config import ModelConfig
 from filmstrip.config.model import AGGREGATIONS as CONFIG_NAMES
@@ -179,3 +180,25 @@ def test_default_configuration_is_the_published_7b() -> None:
         model = VideoLlava(ModelConfig())
     assert sum(p.numel() for p in model.parameters()) == 7_366_279_168
     assert len(list(model.parameters())) == 1077
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_last_position_alone_is_what_it_is_among_all(padded: bool) -> None:
+    """And costs less: of the last block, only keys and values are made for the others."""
+    model = random_model()
+    x_BTD = torch.randn(2, 9, model.config.text.hidden_size, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[1, :4] = 0
+    given = mask if padded else None
+    model.set_attention("eager")  # the fused kernel's operations are not counted on the CPU
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as everything:
+            whole = model.decode(x_BTD, given)
+        with FlopCounterMode(display=False) as last:
+            alone = model.decode(x_BTD, given, last_only=True)
+    assert alone.shape == (2, 1, whole.shape[2])
+    torch.testing.assert_close(alone, whole[:, -1:], atol=1e-5, rtol=0)  # products over one row or all: other sums
+    text = model.config.text
+    kept = 2 * 2 * 9 * text.hidden_size * 2 * text.num_kv_heads * text.head_dim
+    block = everything.get_total_flops() / text.num_layers
+    assert last.get_total_flops() == pytest.approx(everything.get_total_flops() - (block - kept) * 8 / 9, rel=0.02)

@@ -26,15 +26,15 @@ def prefill(
     each how many of the T are read; what it raises ends the work, and the cache holds what was read until then.
     """
     total = x_BTD.shape[1]
-    *earlier, last_BTD = x_BTD.split(chunk_tokens(model.config.text, total, cache.length + total), dim=1)
+    *earlier, last_BTD = torch.split(x_BTD, chunk_tokens(model.config.text, total, cache.length + total), dim=1)
     done = 0
     for piece_BTD in earlier:
         _read(model, cache, piece_BTD, attention_mask)
         done += piece_BTD.shape[1]
         on_chunk(done, total)
-    hidden_BTD = _read(model, cache, last_BTD, attention_mask)
+    hidden_B1D = _read(model, cache, last_BTD, attention_mask)
     on_chunk(total, total)
-    return model.text_tower.logits(hidden_BTD[:, -1:])[:, 0]
+    return model.text_tower.logits(hidden_B1D)[:, 0]
 
 
 def chunk_tokens(config: TextConfig, new: int, total: int) -> int:
@@ -46,11 +46,12 @@ def chunk_tokens(config: TextConfig, new: int, total: int) -> int:
     return new if whole else min(new, CHUNK)
 
 
-def _read(model: VideoLlava, cache: KVCache, x_BTD: Tensor, attention_mask: Tensor | None) -> Tensor:
+def _read(model: VideoLlava, cache: KVCache, x_BTD: Tensor, attention_mask: Tensor | None) -> Float[Tensor, "B one D"]:
     end = cache.length + x_BTD.shape[1]
-    hidden_BTD = model.decode(x_BTD, None if attention_mask is None else attention_mask[:, :end], cache)
+    mask = None if attention_mask is None else attention_mask[:, :end]
+    hidden_B1D = model.decode(x_BTD, mask, cache, last_only=x_BTD.shape[1] > 1)
     cache.advance(x_BTD.shape[1])
-    return hidden_BTD
+    return hidden_B1D
 
 
 def decode_step(

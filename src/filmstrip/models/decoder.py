@@ -49,18 +49,25 @@ class DecoderAttention(nn.Module):
         mask: AttentionMask,
         backend: AttentionBackend,
         cached: tuple[KVCache, int] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """Attend over this call's tokens and, with `cached` (cache, layer index), over all earlier ones."""
+        last_only: bool = False,
+    ) -> Float[Tensor, "B out D"]:
+        """Attend over this call's tokens and, with `cached` (cache, layer index), over all earlier ones.
+
+        With `last_only` the last token alone asks; all are there to be read.
+        """
         batch, length, _ = x_BTD.shape
-        q_BNTH = self.q_proj(x_BTD).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
+        asking_BTD, asking_rotary = x_BTD, rotary
+        if last_only:
+            asking_BTD, asking_rotary, mask = x_BTD[:, -1:], (rotary[0][:, -1:], rotary[1][:, -1:]), mask.last_query()
+        q_BNTH = self.q_proj(asking_BTD).view(batch, -1, self.num_heads, self.head_dim).transpose(1, 2)
         k_BKTH = self.k_proj(x_BTD).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         v_BKTH = self.v_proj(x_BTD).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        q_BNTH, k_BKTH = apply_rotary(q_BNTH, *rotary), apply_rotary(k_BKTH, *rotary)
+        q_BNTH, k_BKTH = apply_rotary(q_BNTH, *asking_rotary), apply_rotary(k_BKTH, *rotary)
         if cached is not None:
             cache, layer = cached
             k_BKTH, v_BKTH = cache.write(layer, k_BKTH, v_BKTH)
         out_BNTH = attention(q_BNTH, k_BKTH, v_BKTH, mask, backend)
-        return self.o_proj(out_BNTH.transpose(1, 2).reshape(batch, length, -1))
+        return self.o_proj(out_BNTH.transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -96,9 +103,11 @@ class DecoderBlock(nn.Module):
         mask: AttentionMask,
         backend: AttentionBackend,
         cached: tuple[KVCache, int] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """One layer."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, mask, backend, cached)
+        last_only: bool = False,
+    ) -> Float[Tensor, "B out D"]:
+        """One layer, for the last position alone if nobody reads the others."""
+        attended_BTD = self.attention(self.attention_norm(x_BTD), rotary, mask, backend, cached, last_only)
+        x_BTD = (x_BTD[:, -1:] if last_only else x_BTD) + attended_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
 
@@ -123,18 +132,19 @@ class Decoder(nn.Module):
         mask: AttentionMask,
         cache: KVCache | None = None,
         taps: Taps | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """Hidden states after the final norm.
+        last_only: bool = False,
+    ) -> Float[Tensor, "B out D"]:
+        """Hidden states after the final norm, of all positions or of the last one only.
 
         With a cache, `x_BTD` are the tokens after its current length; they are written but the cache is not
-        advanced (the caller's loop does that).
+        advanced (the caller's loop does that). With `last_only` the last block leaves out what no other reads.
         """
         cos_BTH, sin_BTH = self._rotary(positions_BT, x_BTD.dtype)
         rotary = (tap(taps, "text_tower.rotary.cos", cos_BTH), tap(taps, "text_tower.rotary.sin", sin_BTH))
         x_BTD = tap(taps, "text_tower.hidden_states.0", x_BTD)
         for layer, block in enumerate(self.blocks):
             cached = None if cache is None else (cache, layer)
-            x_BTD = block(x_BTD, rotary, mask, self.backend, cached)
+            x_BTD = block(x_BTD, rotary, mask, self.backend, cached, last_only and layer + 1 == len(self.blocks))
             x_BTD = tap(taps, f"text_tower.hidden_states.{layer + 1}", x_BTD)
         return tap(taps, "text_tower.final_norm", self.final_norm(x_BTD))
 

@@ -91,8 +91,9 @@ class VideoLlava(nn.Module):
         attention_mask: Int[Tensor, "B S"] | None = None,
         cache: KVCache | None = None,
         taps: Taps | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """Run the text tower on embeddings; returns hidden states after the final norm.
+        last_only: bool = False,
+    ) -> Float[Tensor, "B out D"]:
+        """Run the text tower on embeddings; returns hidden states after the final norm, or the last position's only.
 
         `attention_mask` covers all S slots: those in the cache and the T new ones. The cache is not advanced.
         """
@@ -103,7 +104,7 @@ class VideoLlava(nn.Module):
         else:
             positions_BT = token_positions(attention_mask)[:, past:]
         mask = causal_mask(attention_mask, length, past + length, x_BTD.device)
-        return self.text_tower(x_BTD, positions_BT, mask, cache, taps)
+        return self.text_tower(x_BTD, positions_BT, mask, cache, taps, last_only)
 
     def encode_images(self, pixels_NCYX: Float[Tensor, "N C Y X"], taps: Taps | None = None) -> Float[Tensor, "N R D"]:
         """Projected visual tokens of images, or of the tiles they were cut into."""

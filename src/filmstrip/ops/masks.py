@@ -19,6 +19,10 @@ class AttentionMask:
     keep_BTS: Bool[Tensor, "B T S"] | None = None
     is_causal: bool = False
 
+    def last_query(self) -> "AttentionMask":
+        """The same for the last query alone, which causality keeps from nothing."""
+        return AttentionMask(None if self.keep_BTS is None else self.keep_BTS[:, -1:])
+
 
 def causal_mask(
     attention_mask_BS: Int[Tensor, "B S"] | None, num_queries: int, num_keys: int, device: torch.device
