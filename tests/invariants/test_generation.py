@@ -203,7 +203,9 @@ def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
     torch.set_num_threads(1)
     directory = tmp_path_factory.mktemp("tiny")
     write_tiny_checkpoint(directory, tiny_hf_config(), seed=2)
-    return load(directory, device="cpu", quiet=True)
+    loaded = load(directory, device="cpu", quiet=True)
+    loaded.store = None  # what it remembers beside conversations is tested in test_reuse.py
+    return loaded
 
 
 def clip(seed: int = 0, frames: int = NUM_FRAMES) -> Clip:
@@ -264,6 +266,7 @@ def test_dynamic_rope_forgets_an_abandoned_turn_past_the_trained_length(tmp_path
     config = tiny_hf_config(text_rope_scaling={"rope_type": "dynamic", "factor": 2.0}, text_max_position_embeddings=200)
     write_tiny_checkpoint(tmp_path, config, seed=2)
     chat = load(tmp_path, device="cpu", quiet=True).chat(clip())
+    chat.assistant.store = None  # what it remembers beside the conversation is tested in test_reuse.py
     chat.say("what", max_new_tokens=2)
     long_question = "how many squares is it " * 40
     assert len(chat.assistant.request(clip(), long_question).prompt.plan.input_ids) > 200

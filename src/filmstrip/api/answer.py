@@ -144,11 +144,12 @@ def make_run_card(
         "prompt": prompt.rendered.text,
         "token_map": token_map.to_dict(prompt.plan),
         "sampling": asdict(sampling) | {"stop_strings": list(sampling.stop_strings)},
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **recorded_versions()},
     }
 
 
-def _versions() -> dict[str, str]:
+def recorded_versions() -> dict[str, str]:
+    """Versions of the packages that an answer depends on."""
     found = {}
     for name in _RECORDED_PACKAGES:
         try:

@@ -11,7 +11,9 @@ import torch
 from filmstrip.api.answer import Answer, Origin, StopReason, Timings, make_run_card
 from filmstrip.api.chat import Chat
 from filmstrip.api.request import Media, Request, RequestBuilder, conversation
+from filmstrip.api.reuse import PromptReader, has_hooks, weights_state
 from filmstrip.api.stream import AnswerStream, AnswerText, cache_memory
+from filmstrip.cache import ContentStore
 from filmstrip.checkpoint.defaults import GenerationDefaults
 from filmstrip.checkpoint.export import Companions, ExportOptions, save_checkpoint
 from filmstrip.config import ModelConfig, SamplingConfig
@@ -24,7 +26,11 @@ from filmstrip.text.prompt import user_turn
 
 
 class Assistant(RequestBuilder):
-    """A loaded model and everything between it and the user."""
+    """A loaded model and everything between it and the user.
+
+    `store` is where it remembers what it has read (`reuse`); None: it reads everything anew. A method that was replaced
+    in the running model goes unseen there: set it to None then.
+    """
 
     def __init__(
         self,
@@ -34,9 +40,17 @@ class Assistant(RequestBuilder):
         selection: FrameSelection,
         sampling: SamplingConfig,
         warnings: tuple[str, ...] = (),
+        store: ContentStore | None = None,
     ) -> None:
         super().__init__(processor, selection, sampling)
-        self.model, self.origin, self.warnings = model, origin, warnings
+        self.model, self.origin, self.warnings, self.store = model, origin, warnings, store
+        self._loaded = weights_state(model)
+
+    @property
+    def reader(self) -> PromptReader:
+        """Reads prompts with the model as it is now; remembers in `store`, unless the model was changed."""
+        as_loaded = weights_state(self.model) == self._loaded and not (self.model.training or has_hooks(self.model))
+        return PromptReader(self.model, self.origin, self.store if as_loaded else None)
 
     @property
     def config(self) -> ModelConfig:
@@ -120,7 +134,7 @@ class Assistant(RequestBuilder):
         timings = Timings(decode_media=perf_counter() - started)
         batch = self.batch([row.prompt for row in rows])
         with torch.inference_mode():
-            x_BTD = self.model.embed(batch.input_ids, *batch.media)
+            x_BTD = self.reader.embed([row.prompt for row in rows], batch.input_ids)
         timings.vision = perf_counter() - started - timings.decode_media
         needed = batch.input_ids.shape[1] + settings[0].max_new_tokens
         with cache_memory(needed):

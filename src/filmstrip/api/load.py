@@ -1,6 +1,7 @@
 """From a name to an assistant: find the checkpoint, choose the program, build the model, fill it."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from filmstrip.api.answer import Origin
 from filmstrip.api.assistant import Assistant
 from filmstrip.api.request import RequestBuilder
+from filmstrip.api.reuse import DISK_BYTES, MEMORY_BYTES
+from filmstrip.cache import ContentStore
 from filmstrip.checkpoint.load import load_weights
 from filmstrip.checkpoint.pku_towers import TowerSources
 from filmstrip.checkpoint.read import Checkpoint, read_checkpoint
@@ -56,9 +59,15 @@ class OpenedModel(RequestBuilder):
         )
 
     def load_weights(
-        self, dtype: torch.dtype | None = None, on_progress: Callable[[int, int], None] | None = None
+        self,
+        dtype: torch.dtype | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        store: ContentStore | None = None,
     ) -> Assistant:
-        """Build the model and fill it. `on_progress` is called with tensors done and in all."""
+        """Build the model and fill it. `on_progress` is called with tensors done and in all.
+
+        What is read is remembered in `store`; without one, in memory, up to `reuse.MEMORY_BYTES`.
+        """
         with weightless():
             model = VideoLlavaForGeneration(self.config)
         report = load_weights(model, self.checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
@@ -83,7 +92,9 @@ class OpenedModel(RequestBuilder):
             changed=self.program.changed,
             copied_towers=self.checkpoint.extras.copied_towers,
         )
-        return Assistant(model, self.processor, origin, self.selection, self.sampling, warnings)
+        if store is None:
+            store = ContentStore(MEMORY_BYTES)
+        return Assistant(model, self.processor, origin, self.selection, self.sampling, warnings, store)
 
 
 def load(
@@ -94,6 +105,7 @@ def load(
     preset: str | Preset | None = None,
     image_tower: str | Path | None = None,
     video_tower: str | Path | None = None,
+    cache: str | Path | None = None,
     quiet: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     **choices: Any,
@@ -105,14 +117,16 @@ def load(
     attention together (`original` or `transformers`, default: what the checkpoint says); `choices` are single fields
     of `Preset` that differ from it (`frame_sampler=`, `image_transform=`, `prompt=`, `temporal_attention=`).
     `image_tower` and `video_tower` are for checkpoints in the original release's layout whose vision towers are
-    elsewhere: a LanguageBind (or CLIP) directory or hub id, for what the checkpoint itself does not hold. One line
-    on standard error says what was built, unless `quiet`. `on_progress` is called with tensors done and in all.
+    elsewhere: a LanguageBind (or CLIP) directory or hub id, for what the checkpoint itself does not hold. What
+    was read of media is remembered in memory and, with `cache`, in that directory too (`reuse.DISK_BYTES` at most). One
+    line on standard error says what was built, unless `quiet`. `on_progress` is called with tensors done and in all.
 
     Raises `CheckpointError` or `ConfigError`, one line each.
     """
     target = as_dtype(dtype)
     opened = open_model(name, device=device, preset=preset, image_tower=image_tower, video_tower=video_tower, **choices)
-    assistant = opened.load_weights(target, on_progress)
+    store = None if cache is None else ContentStore(MEMORY_BYTES, Path(cache), DISK_BYTES, warnings.warn)
+    assistant = opened.load_weights(target, on_progress, store)
     if not quiet:
         sys.stderr.write(f"{assistant.summary}\n")
     return assistant

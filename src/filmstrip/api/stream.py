@@ -9,6 +9,7 @@ import torch
 
 from filmstrip.api.answer import Answer
 from filmstrip.api.request import Request
+from filmstrip.api.reuse import Reading
 from filmstrip.cache import KVCache
 from filmstrip.config import SamplingConfig
 from filmstrip.errors import FilmstripError
@@ -106,16 +107,32 @@ class AnswerStream:
             raise FilmstripError("the answer was abandoned before its end")
         return self._answer
 
+    def _read(self) -> TokenLoop:
+        """Look at the media, or remember them; what is left is the text tower's work."""
+        model, prompt = self.assistant.model, self.request.prompt
+        ids_1T = torch.tensor([prompt.plan.input_ids], device=self.cache.keys.device)
+        with torch.inference_mode():
+            if self.prefix_reused:
+                reading = Reading(self.prefix_reused, model.fuse(ids_1T[:, self.prefix_reused :]))
+            else:
+                reading = self.assistant.reader.recall(prompt, self.cache)
+        self.prefix_reused = reading.remembered
+        return TokenLoop(
+            model,
+            self.cache,
+            reading.x_1TD,
+            ids_1T,
+            self.request.sampling,
+            eos_ids=model.eos_token_ids,
+            on_chunk=reading.on_chunk,
+            beginning=reading.beginning,
+        )
+
     def _run(self) -> Iterator[str]:
         started = perf_counter()
-        model, timings = self.assistant.model, self.request.timings
-        batch = self.assistant.batch([self.request.prompt])
-        rest_ids = batch.input_ids[:, self.prefix_reused :]
-        media = () if self.prefix_reused else batch.media
-        with torch.inference_mode():
-            x_BTD = model.embed(rest_ids, *media)
+        timings = self.request.timings
+        loop = self._read()
         timings.vision = perf_counter() - started
-        loop = TokenLoop(model, self.cache, x_BTD, batch.input_ids, self.request.sampling, eos_ids=model.eos_token_ids)
         first: float | None = None
         away = 0.0  # seconds that whoever reads the pieces took
         for ids_B in loop:

@@ -1,5 +1,6 @@
-"""Key/value caches of the text tower."""
+"""Key/value caches of the text tower, and a store of tensors by what they were made from."""
 
 from filmstrip.cache.static import KVCache
+from filmstrip.cache.store import ContentStore
 
-__all__ = ["KVCache"]
+__all__ = ["ContentStore", "KVCache"]

@@ -5,6 +5,8 @@ The cache is an argument of the decoder and never advances by itself: the genera
 layers have written, so a layer can be called twice, or alone, without side effects.
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from filmstrip.config import TextConfig
@@ -39,8 +41,7 @@ class KVCache:
         Raises `FilmstripError` when the capacity does not suffice.
         """
         end = self.length + k_BKTH.shape[2]
-        if end > self.capacity:
-            raise FilmstripError(f"the key/value cache holds {self.capacity} tokens and {end} are needed")
+        self._require(end)
         self.keys[layer, :, :, self.length : end] = k_BKTH
         self.values[layer, :, :, self.length : end] = v_BKTH
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
@@ -48,6 +49,24 @@ class KVCache:
     def advance(self, num_tokens: int) -> None:
         """Count `num_tokens` slots as filled; called once per step, after every layer has written."""
         self.length += num_tokens
+
+    @property
+    def filled_bytes(self) -> int:
+        """Bytes of the filled slots."""
+        return 2 * self.keys[:, :, :, : self.length].numel() * self.keys.element_size()
+
+    def copy(self) -> dict[str, Tensor]:
+        """The filled slots, in memory of their own on the CPU."""
+        filled = {"keys": self.keys, "values": self.values}
+        return {name: tensor[:, :, :, : self.length].to("cpu", copy=True) for name, tensor in filled.items()}
+
+    def load(self, filled: Mapping[str, Tensor]) -> None:
+        """Take back what `copy` gave, as the first slots. Raises `FilmstripError` where the capacity is too small."""
+        length = filled["keys"].shape[3]
+        self._require(length)
+        self.keys[:, :, :, :length] = filled["keys"]
+        self.values[:, :, :, :length] = filled["values"]
+        self.length = length
 
     def truncate(self, length: int) -> None:
         """Forget every slot from `length` on (a conversation that continues from an earlier point)."""
@@ -62,3 +81,7 @@ class KVCache:
             new = torch.empty((*old.shape[:3], capacity, old.shape[4]), dtype=old.dtype, device=old.device)
             new[:, :, :, : self.length] = old[:, :, :, : self.length]
             setattr(self, name, new)
+
+    def _require(self, num_tokens: int) -> None:
+        if num_tokens > self.capacity:
+            raise FilmstripError(f"the key/value cache holds {self.capacity} tokens and {num_tokens} are needed")

@@ -11,6 +11,7 @@ from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
 from filmstrip.cli.terminal import (
     answer_line,
+    content_store,
     errors,
     load_weights,
     note,
@@ -40,6 +41,8 @@ def ask(
     video_tower: options.VideoTower = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    cache: options.Cache = None,
+    cache_limit: options.CacheLimit = 20.0,
     frames: options.Frames = None,
     sampler: options.Sampler = None,
     fps: options.Fps = None,
@@ -64,6 +67,7 @@ def ask(
     filmstrip ask clip.mp4 "Which way does the red square move?"
     filmstrip ask a.png b.mp4 "What is different?" --frames 16
     filmstrip ask clip.mp4 "What happens?" --preset original --explain
+    filmstrip ask clip.mp4 "And then?" --cache ~/.cache/filmstrip
     filmstrip ask clip.mp4 "Describe the video." --json > answer.json
     """
     check_inputs(media or [], question)
@@ -95,7 +99,9 @@ def ask(
             seed=seed,
             stop_strings=tuple(stop) if stop else None,
         )
+    store = content_store(cache, cache_limit)
     assistant = load_weights(opened, dtype, selection)
+    assistant.store = store
     note_toy(model)
     for text in request.prompt.warnings:
         warn(text)

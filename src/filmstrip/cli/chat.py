@@ -10,7 +10,17 @@ import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
-from filmstrip.cli.terminal import answer_line, load_weights, note, note_toy, open_model, print_stream, status, warn
+from filmstrip.cli.terminal import (
+    answer_line,
+    content_store,
+    load_weights,
+    note,
+    note_toy,
+    open_model,
+    print_stream,
+    status,
+    warn,
+)
 from filmstrip.errors import FilmstripError, PromptError
 
 if TYPE_CHECKING:
@@ -28,6 +38,8 @@ def chat(
     video_tower: options.VideoTower = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    cache: options.Cache = None,
+    cache_limit: options.CacheLimit = 20.0,
     frames: options.Frames = None,
     sampler: options.Sampler = None,
     fps: options.Fps = None,
@@ -82,7 +94,10 @@ def chat(
     opened.settings(sampling)
     with status("reading media"):
         clips = opened.read(media or (), selection)
-    talk = load_weights(opened, dtype, selection).chat(clips, system=system, selection=selection)
+    store = content_store(cache, cache_limit)
+    assistant = load_weights(opened, dtype, selection)
+    assistant.store = store
+    talk = assistant.chat(clips, system=system, selection=selection)
     note_toy(model)
     for clip in clips:
         note(f"{clip.path}: {clip.kind}, {len(clip.indices)} of {clip.total_frames} frames")

@@ -110,6 +110,17 @@ Stop = Annotated[
 
 Json = Annotated[bool, _option(_OUTPUT, "--json", help="One JSON object on standard output and nothing else")]
 Debug = Annotated[bool, _option(_OUTPUT, "--debug", help="Show the traceback of an error")]
+Cache = Annotated[
+    Path | None,
+    _option(
+        _PROGRAM,
+        metavar="DIR",
+        help="Remember here what was read of media: a later question about the same costs its own words only",
+    ),
+]
+CacheLimit = Annotated[
+    float, _option(_PROGRAM, "--cache-limit", metavar="GB", min=0, help="The most that DIR may hold")
+]
 Explain = Annotated[
     bool,
     _option(

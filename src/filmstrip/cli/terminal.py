@@ -22,6 +22,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from filmstrip.api import Answer, Assistant, OpenedModel
+    from filmstrip.cache import ContentStore
     from filmstrip.inputs.processor import Prompt
     from filmstrip.media.sample import FrameSelection
     from filmstrip.text.tokenizer import Tokenizer
@@ -108,6 +109,13 @@ def load_weights(opened: "OpenedModel", dtype: str | None, selection: "FrameSele
     for text in assistant.warnings:
         warn(text)
     return assistant
+
+
+def content_store(directory: Path | None, limit: float) -> "ContentStore | None":
+    """Where one command remembers for the next what it has read; None: nowhere, since it ends when it has answered."""
+    from filmstrip.cache import ContentStore
+
+    return None if directory is None else ContentStore(0, directory, round(limit * 1e9), warn)
 
 
 def note_toy(model: str) -> None:

@@ -23,7 +23,7 @@ class TokenLoop:
     A row ends with an id of `eos_ids`, which is yielded; after its end a row yields `fill_id`. `prompt_ids` are the
     whole prompt (for the repetition penalty); `x_BTD` the fused embeddings of that part of it which the cache does
     not hold yet. `seeds` are one per row (default: `sampling.seed` for all, so that each row equals the row alone).
-    `on_chunk` hears how much of a long prompt is read (`prefill`).
+    `on_chunk` and `beginning` are for `prefill`, which reads the prompt.
 
     Raises `PromptError` for a mask that pads on the right, where the new tokens go.
     """
@@ -40,13 +40,14 @@ class TokenLoop:
         attention_mask: Int[Tensor, "B S"] | None = None,
         seeds: Sequence[int | None] | None = None,
         on_chunk: OnChunk = lambda done, total: None,
+        beginning: int = 0,
     ) -> None:
         _require_left_padding(attention_mask)
         self.model, self.cache, self.sampling = model, cache, sampling
         self.eos_ids = torch.tensor(eos_ids, dtype=torch.long, device=x_BTD.device)
         self.fill_id = eos_ids[0] if eos_ids else model.config.pad_token_id
         self.ended = [False] * x_BTD.shape[0]
-        self._x_BTD, self._on_chunk = x_BTD, on_chunk
+        self._x_BTD, self._on_chunk, self._beginning = x_BTD, on_chunk, beginning
         self._mask = attention_mask
         self._seen_BW = _tokens_seen(prompt_ids, attention_mask, model.config.text.vocab_size)
         self._generators = [_generator(seed, x_BTD.device) for seed in seeds or [sampling.seed] * len(self.ended)]
@@ -58,7 +59,7 @@ class TokenLoop:
     def __iter__(self) -> Iterator[Int[Tensor, "B"]]:
         """Make tokens."""
         with torch.inference_mode():
-            logits_BW = prefill(self.model, self.cache, self._x_BTD, self._mask, self._on_chunk)
+            logits_BW = prefill(self.model, self.cache, self._x_BTD, self._mask, self._on_chunk, self._beginning)
         for step in range(self.sampling.max_new_tokens):
             with torch.inference_mode():
                 ids_B = self._choose(logits_BW)

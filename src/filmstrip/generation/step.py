@@ -19,14 +19,18 @@ def prefill(
     x_BTD: Float[Tensor, "B T D"],
     attention_mask: Int[Tensor, "B S"] | None = None,
     on_chunk: OnChunk = lambda done, total: None,
+    beginning: int = 0,
 ) -> Float[Tensor, "B W"]:
     """Run T fused embeddings after the cache's current end; fill the cache; logits of the last position only.
 
     A long prompt is read `CHUNK` tokens at a time, so that activations do not grow with it. `on_chunk` is told after
-    each how many of the T are read; what it raises ends the work, and the cache holds what was read until then.
+    each how many of the T are read; what it raises ends the work, and the cache holds what was read until then. The
+    first `beginning` tokens are chunks of their own, so that their keys and values do not depend on what follows.
     """
     total = x_BTD.shape[1]
-    *earlier, last_BTD = torch.split(x_BTD, chunk_tokens(model.config.text, total, cache.length + total), dim=1)
+    chunk = chunk_tokens(model.config.text, total, cache.length + total)
+    parts = [x_BTD[:, :beginning], x_BTD[:, beginning:]] if 0 < beginning < total else [x_BTD]
+    *earlier, last_BTD = [piece_BTD for part_BTD in parts for piece_BTD in torch.split(part_BTD, chunk, dim=1)]
     done = 0
     for piece_BTD in earlier:
         _read(model, cache, piece_BTD, attention_mask)

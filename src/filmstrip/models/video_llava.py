@@ -74,15 +74,24 @@ class VideoLlava(nn.Module):
         taps: Taps | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Token embeddings with visual tokens in their places."""
-        config = self.config
-        if pixel_values_videos is not None and config.video_token_id is None:
-            raise PromptError(f"{config.title} takes images only, but pixels of videos were given")
-        x_BTD = self.text_tower.token_embedding(self._look_up_ids(input_ids))
-        images = None if pixel_values_images is None else self._images(pixel_values_images, image_sizes, taps)
+        if pixel_values_videos is not None and self.config.video_token_id is None:
+            raise PromptError(f"{self.config.title} takes images only, but pixels of videos were given")
+        images = None if pixel_values_images is None else self.image_tokens(pixel_values_images, image_sizes, taps)
         videos = None if pixel_values_videos is None else self.encode_videos(pixel_values_videos, taps)
-        x_BTD = fuse(x_BTD, input_ids, images, config.image_token_id, "image")
-        if config.video_token_id is not None:
-            x_BTD = fuse(x_BTD, input_ids, videos, config.video_token_id, "video")
+        return self.fuse(input_ids, images, videos, taps)
+
+    def fuse(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        images: Sequence[Float[Tensor, "_ D"]] | Float[Tensor, "I _ D"] | None = None,
+        videos: Sequence[Float[Tensor, "_ D"]] | Float[Tensor, "V _ D"] | None = None,
+        taps: Taps | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Token embeddings with visual tokens, those of each medium, in their places."""
+        x_BTD = self.text_tower.token_embedding(self._look_up_ids(input_ids))
+        x_BTD = fuse(x_BTD, input_ids, images, self.config.image_token_id, "image")
+        if self.config.video_token_id is not None:
+            x_BTD = fuse(x_BTD, input_ids, videos, self.config.video_token_id, "video")
         return tap(taps, "embeddings", x_BTD)
 
     def decode(
@@ -141,8 +150,8 @@ class VideoLlava(nn.Module):
             x_MFPE = x_MFPE[:, :, 1:]
         return tap(taps, f"{kind}_tower.selected", x_MFPE)
 
-    def _images(
-        self, pixels_NCYX: Float[Tensor, "N C Y X"], image_sizes: Int[Tensor, "I 2"] | None, taps: Taps | None
+    def image_tokens(
+        self, pixels_NCYX: Float[Tensor, "N C Y X"], image_sizes: Int[Tensor, "I 2"] | None, taps: Taps | None = None
     ) -> Sequence[Float[Tensor, "_ D"]] | Float[Tensor, "N R D"]:
         """The visual tokens of each image: its one tile's, or those of all its tiles in reading order."""
         if self.image_newline is None:

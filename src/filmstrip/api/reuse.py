@@ -1,0 +1,149 @@
+"""What has been read before is not read again: visual tokens of a medium, and keys and values of a prompt's beginning.
+
+Both are found by what they were made from: pixels, token ids, weights, configuration, dtype, versions. A prompt is
+always read in two parts, up to the end of its last medium and the rest, so that a second question about the same media
+does exactly what it would have done from scratch, bit for bit, on the same machine. A model that somebody has changed
+since it was loaded (weights, hooks) remembers nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from filmstrip.api.answer import Origin, recorded_versions
+from filmstrip.cache import ContentStore, KVCache
+from filmstrip.config import MediaKind
+from filmstrip.config.tiles import Size
+from filmstrip.generation import VideoLlavaForGeneration
+from filmstrip.generation.step import OnChunk
+from filmstrip.inputs.processor import Prompt
+from filmstrip.shapes import Float, Int, Tensor
+
+MEMORY_BYTES = 2 * 2**30
+DISK_BYTES = 20 * 10**9
+
+
+@dataclass(frozen=True)
+class _Medium:
+    """One image or video as the towers read it; `size` is an image's before any resizing, `key` says what it is."""
+
+    kind: MediaKind
+    pixels: Tensor
+    num_tokens: int
+    key: str
+    size: Size | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt's first `remembered` tokens are in the cache; `x_1TD` are the embeddings of the others, of which the
+    first `beginning` are to be read as a part of their own and shown to `on_chunk`, which remembers them.
+    """
+
+    remembered: int
+    x_1TD: Float[Tensor, "1 T D"]
+    beginning: int = 0
+    on_chunk: OnChunk = lambda done, total: None
+
+
+class PromptReader:
+    """Reads prompts with one model; `store` holds what it has read, if there is one."""
+
+    def __init__(self, model: VideoLlavaForGeneration, origin: Origin, store: ContentStore | None) -> None:
+        self.model, self.store = model, store
+        weight = model.text_tower.token_embedding.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        backends = [tower.backend for tower in (model.image_tower, model.video_tower, model.text_tower)]
+        made_by = [origin.weights_hash, repr(model.config), str(self.dtype), self.device.type, backends]
+        self._made_by = json.dumps([*made_by, recorded_versions()], sort_keys=True)
+
+    def recall(self, prompt: Prompt, cache: KVCache) -> Reading:
+        """Bring what is remembered of a prompt's beginning into an empty cache, and embed the rest of the prompt."""
+        ids_1T = torch.tensor([prompt.plan.input_ids], device=self.device)
+        media, end = self._media(prompt), self._beginning(prompt)
+        key = _digest("beginning", self._made_by, [*prompt.plan.input_ids[:end]], [medium.key for medium in media])
+        if end and self._restore(key, end, cache):
+            return Reading(end, self.model.fuse(ids_1T[:, end:]))
+
+        def keep(done: int, _total: int) -> None:
+            if end and done == end and self.store is not None and cache.filled_bytes <= self.store.most_bytes:
+                self.store.put(key, cache.copy())
+
+        return Reading(0, self.model.fuse(ids_1T, *self._visual_tokens(media)), end, keep)
+
+    def embed(self, prompts: Sequence[Prompt], ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Embeddings of a batch; a medium that several rows ask about is encoded once, if there is a store."""
+        return self.model.fuse(ids_BT, *self._visual_tokens([medium for row in prompts for medium in self._media(row)]))
+
+    def _beginning(self, prompt: Prompt) -> int:
+        """Tokens up to the end of the last medium; 0 where nothing stands behind it, or where keys cannot be kept.
+
+        Under dynamic rotary scaling, past the trained length, every key depends on the length of the whole prompt.
+        """
+        length, text = len(prompt.plan.input_ids), self.model.config.text
+        end = max((span.end for span in prompt.plan.spans if span.kind is not None), default=0)
+        stretched = text.rope.scaling == "dynamic" and length > text.rope.trained_length(text.max_positions)
+        return 0 if stretched or end == length else end
+
+    def _restore(self, key: str, end: int, cache: KVCache) -> bool:
+        if self.store is None:
+            return False
+        shape = (*cache.keys.shape[:3], end, cache.keys.shape[4])
+        found = self.store.get(key, dict.fromkeys(("keys", "values"), (shape, self.dtype)))
+        if found is not None:
+            cache.load(found)
+        return found is not None
+
+    def _media(self, prompt: Prompt) -> list[_Medium]:
+        """A prompt's images, then its videos: the k-th placeholder of a kind is the k-th medium of that kind."""
+        images = zip(prompt.pixels_images, prompt.image_sizes, prompt.plan.media_of("image"), strict=True)
+        videos = zip(prompt.pixels_videos, prompt.plan.media_of("video"), strict=True)
+        return [
+            *(self._medium("image", pixels, tokens.num_tokens, size) for pixels, size, tokens in images),
+            *(self._medium("video", pixels, tokens.num_tokens) for pixels, tokens in videos),
+        ]
+
+    def _medium(self, kind: MediaKind, pixels: Tensor, num_tokens: int, size: Size | None = None) -> _Medium:
+        content = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+        key = _digest("medium", self._made_by, kind, content, [*pixels.shape], size)
+        return _Medium(kind, pixels, num_tokens, key, size)
+
+    def _visual_tokens(self, media: Sequence[_Medium]) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+        """The visual tokens (_, D) of images and of videos, None where there are none of a kind."""
+        images, videos = (
+            [self._tokens(medium) for medium in media if medium.kind == kind] for kind in ("image", "video")
+        )
+        return images or None, videos or None
+
+    def _tokens(self, medium: _Medium) -> Float[Tensor, "_ D"]:
+        shape = (medium.num_tokens, self.model.config.text.hidden_size)
+        found = self.store.get(medium.key, {"tokens": (shape, self.dtype)}) if self.store is not None else None
+        if found is not None:
+            return found["tokens"].to(self.device)
+        pixels = medium.pixels.to(self.device, self.dtype)
+        if medium.kind == "video":
+            tokens_RD = self.model.encode_videos(pixels[None])[0]
+        else:
+            tokens_RD = self.model.image_tokens(pixels, torch.tensor([medium.size]))[0]
+        if self.store is not None:
+            self.store.put(medium.key, {"tokens": tokens_RD.to("cpu", copy=True)})
+        return tokens_RD
+
+
+def weights_state(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Where the weights are and how often each was written to: equal as long as nobody changes them."""
+    return tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether anything was hung into the model that may change what it computes."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def _digest(*content: object) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
