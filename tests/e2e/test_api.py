@@ -215,8 +215,9 @@ def test_text_and_stop_reason_of_known_tokens(
     assert not any("\ufffd" in piece for piece in pieces)  # no piece ends inside a character
 
 
-def test_a_conversation_equals_its_prompts_asked_whole(assistant: Assistant) -> None:
+def test_a_conversation_equals_its_prompts_asked_whole(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache is a shortcut: a fresh conversation with the same turns answers the same without it."""
+    monkeypatch.setattr(assistant, "store", None)
     chat = assistant.chat(["photo.png", "clip.mp4"], system="Be brief.")
     answers = [chat.say(text, max_new_tokens=6) for text in ("what is this", "how many", "left")]
     assert answers[0].prefix_reused == 0 < answers[1].prefix_reused < answers[2].prefix_reused

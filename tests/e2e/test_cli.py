@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from filmstrip.testing.tiny import tiny_hf_config, tiny_state
-from tests.e2e.helpers import spawn, succeed
+from tests.e2e.helpers import refused, spawn, succeed
 
 ANSWER_KEYS = {
     "answer",
@@ -272,6 +272,23 @@ def test_a_system_line_stands_in_front(ask: Any, clip: Path) -> None:
     content = ask(clip, "what is this", "--prompt", "vicuna-v1", "--system", "Answer in one word.")
     assert content["run_card"]["prompt"].startswith("Answer in one word. USER: <video>\nwhat is this ASSISTANT:")
     assert content["run_card"]["token_map"]["spans"][1]["label"] == "system"
+
+
+def test_a_cache_spares_the_next_command_the_video(checkpoint: Path, clip: Path, tmp_path: Path) -> None:
+    arguments = ("-m", checkpoint, "--max-new-tokens", "3", "--json")
+    cached = (*arguments, "--cache", tmp_path / "cache")
+    first = succeed("ask", clip, "what is this", *cached).json
+    second = succeed("ask", clip, "how many", *cached).json
+    assert first["prefix_reused"] == 0 and second["prefix_reused"] > second["visual_tokens"]
+    assert second["token_ids"] == succeed("ask", clip, "how many", *arguments).json["token_ids"]
+    spoken = succeed("chat", clip, *cached, stdin="is it left").json["turns"][0]
+    assert spoken["prefix_reused"] == second["prefix_reused"]
+    for path in (tmp_path / "cache").iterdir():  # a damaged cache is a slow one, not a wrong one
+        path.write_bytes(path.read_bytes()[:100])
+    result = succeed("ask", clip, "how many", *cached)
+    assert result.json["token_ids"] == second["token_ids"] and result.json["prefix_reused"] == 0
+    assert "is damaged" in result.err
+    assert "cannot be a cache directory" in refused("ask", clip, "how many", "-m", checkpoint, "--cache", clip)
 
 
 def test_chat_through_a_pipe_reuses_what_was_read(checkpoint: Path, clip: Path) -> None:
