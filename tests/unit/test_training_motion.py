@@ -31,11 +31,13 @@ from filmstrip.world import (
     CLIPS,
     COLOUR_NAMES,
     EVENTS,
+    SHAPES,
     Background,
     Camera,
     Scene,
     Shape,
     Shot,
+    dense_labels,
     draw_clip,
     sample_clip,
 )
@@ -71,6 +73,18 @@ def test_states_name_all_directions_and_rest() -> None:
         assert labels.state[0, :, RED].tolist() == [NEW] + [state] * 7
 
 
+def test_every_patch_is_told_what_it_shows() -> None:
+    """What nobody asks for is forgotten: a stage on movement alone would wear shapes away."""
+    rng = np.random.default_rng(4)
+    scenes = [sample_clip(rng) for _ in range(4)]
+    labels = motion_labels(scenes, 16, 64)
+    for index, scene in enumerate(scenes):
+        dense = dense_labels([(scene, frame) for frame in range(8)], 16)
+        assert np.array_equal(labels.patch_shape[index].numpy(), dense.shape)
+        assert np.array_equal(labels.patch_colour[index].numpy(), dense.colour)
+    assert len(labels.patch_shape.unique()) == 1 + len(SHAPES)
+
+
 def test_a_jump_is_bounded() -> None:
     far = star(path=((0.2, 0.5), (0.8, 0.5)), first_frame=0, end_frame=2)
     assert labels_of(Scene((far,), GREY, 8)).velocity[0, 1, RED].tolist() == [2.0, 0.0]
@@ -84,6 +98,7 @@ def test_a_summary_tells_the_whole_clip() -> None:
         summary = labels_of(scene).summary[0]
         for shape in scene.shapes:
             facts = dict(zip(SUMMARY, summary[COLOUR_NAMES.index(shape.colour)].tolist(), strict=True))
+            assert SHAPES[facts["shape"]] == shape.shape
             if facts["path"] == IGNORE:
                 assert [one.colour for one in scene.shapes].count(shape.colour) > 1
                 continue

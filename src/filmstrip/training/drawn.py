@@ -18,6 +18,7 @@ from filmstrip.training.language import LanguageTraining, answer_loss
 from filmstrip.training.motion import (
     NUM_CELLS,
     NUM_COLOURS,
+    NUM_SHAPES,
     NUM_STATES,
     SUMMARY,
     MotionLabels,
@@ -98,12 +99,13 @@ class WorldTraining(LanguageTraining):
 class MotionHeads(nn.Module):
     """Linear readings of a clip's tokens, and their losses against `MotionLabels`.
 
-    Hidden state `layer` tells what moves: each patch's token how its content has moved, each frame's class token (it
-    comes first, and knows the whole frame) what every colour is doing, each frame's last token, which has read all the
-    others, what the camera does. State 1 must hold what the frame before showed (patch contents, centres of colours):
-    nothing can be compared before the first block has learnt to look there, and it learns that fastest when asked for
-    it. The state after `layer` tells at the last visual token what happened in the clip. An aggregation that leaves no
-    tokens of single patches, or of single frames, has only the readings that it has tokens for (`readings`).
+    Hidden state `layer` tells what moves: each patch's token what it shows and how that has moved, each frame's class
+    token (it comes first, and knows the whole frame) what every colour is doing, each frame's last token, which has
+    read all the others, what the camera does. State 1 must hold what the frame before showed (patch contents, centres
+    of colours): nothing can be compared before the first block has learnt to look there, and it learns that fastest
+    when asked for it. The state after `layer` tells at the last visual token what happened in the clip. An aggregation
+    that leaves no tokens of single patches, or of single frames, has only the readings that it has tokens for
+    (`readings`).
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -114,7 +116,10 @@ class MotionHeads(nn.Module):
         self.per_frame = config.tokens_per_frame("video")
         self.class_token = config.keeps_class_token("video") and config.aggregation != "temporal-spatial-pool"
         self.norm, self.recall_norm, self.summary_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.flow = nn.Linear(width, 2) if "patches" in readings(config) else None
+        patches = "patches" in readings(config)
+        self.flow = nn.Linear(width, 2) if patches else None
+        self.patch_shape = nn.Linear(width, NUM_SHAPES + 1) if patches else None
+        self.patch_colour = nn.Linear(width, NUM_COLOURS + 1) if patches else None
         self.content = nn.Linear(width, NUM_CELLS)
         self.centre = nn.Linear(width, NUM_COLOURS * 2)
         self.state = nn.Linear(width, NUM_COLOURS * NUM_STATES)
@@ -155,9 +160,13 @@ class MotionHeads(nn.Module):
             "camera": balanced_l1(self.camera(last), labels.camera, labels.camera_counts),
             "cut": functional.cross_entropy(self.cut(last).flatten(0, 1), labels.cut.flatten()),
         }
+        patches = frames_BFPD[:, :, -labels.flow.shape[2] :]
         if self.flow is not None:
-            patches = frames_BFPD[:, :, -labels.flow.shape[2] :]
             losses["flow"] = balanced_l1(self.flow(patches), labels.flow, labels.flow_counts)
+        if self.patch_shape is not None and self.patch_colour is not None:
+            shape, colour = self.patch_shape(patches), self.patch_colour(patches)
+            losses["patch_shape"] = functional.cross_entropy(shape.flatten(0, 2), labels.patch_shape.flatten())
+            losses["patch_colour"] = functional.cross_entropy(colour.flatten(0, 2), labels.patch_colour.flatten())
         return losses, _right(state, labels.state, labels.state > 0)
 
     def _recall_losses(

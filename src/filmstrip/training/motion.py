@@ -20,13 +20,14 @@ from filmstrip.world import (
     COLOUR_NAMES,
     DIRECTIONS,
     EVENTS,
+    SHAPES,
     TICKS,
     Scene,
     dense_labels,
     scene_tracks,
 )
 
-NUM_COLOURS = len(COLOUR_NAMES)
+NUM_COLOURS, NUM_SHAPES = len(COLOUR_NAMES), len(SHAPES)
 ABSENT, GONE, NEW, STILL, LEFT, RIGHT, UP, DOWN = range(8)
 NUM_STATES = 8
 _UNIT = 0.1  # lengths count in tenths of the frame's edge, which is about what a thing moves from frame to frame
@@ -39,6 +40,7 @@ _LEAST_CONTRAST = 0.05  # in deviations of CLIP's pixels: plain grounds are not 
 PATHS: tuple[str, ...] = (*DIRECTIONS, "still", "around", "turn", "bounce")
 _MOST_LAPS, _MOST_BOUNCES = 3, 3
 SUMMARY: dict[str, int] = {
+    "shape": NUM_SHAPES,
     "path": len(PATHS),
     "laps": _MOST_LAPS + 1,
     "bounces": _MOST_BOUNCES + 1,
@@ -58,6 +60,7 @@ class MotionLabels(TensorBatch):
     `state` is a class per colour (IGNORE where shapes share it), `velocity` its movement and `centre` where it is (from
     the frame's corner). `camera` is what the camera
     did, to the right, downwards, and the logarithm of its zoom times ten; `cut` is 1 for the first frame after one.
+    `patch_shape` and `patch_colour` say what covers each patch (0: nothing), so that it is not forgotten over all this.
 
     The last two are about the whole clip. `summary` has a class of each fact of `SUMMARY` for the shape that began in
     each colour (IGNORE without one); `shots` the camera's first and last movement and the frame of its cut, or 0.
@@ -65,6 +68,8 @@ class MotionLabels(TensorBatch):
 
     flow: Float[Tensor, "B F patches 2"]
     flow_counts: Bool[Tensor, "B F patches"]
+    patch_shape: Int[Tensor, "B F patches"]
+    patch_colour: Int[Tensor, "B F patches"]
     state: Int[Tensor, "B F colours"]
     velocity: Float[Tensor, "B F colours 2"]
     velocity_counts: Bool[Tensor, "B F colours"]
@@ -80,12 +85,13 @@ class MotionLabels(TensorBatch):
 def motion_labels(scenes: Sequence[Scene], patch_size: int, size: int) -> MotionLabels:
     """The labels of clips of equally many frames, drawn at `size` pixels."""
     views = [(scene, frame) for scene in scenes for frame in range(scene.num_frames)]
-    covered = dense_labels(views, patch_size, size).colour.reshape(len(scenes), scenes[0].num_frames, -1)
-    clips = [_clip_labels(scene, colours) for scene, colours in zip(scenes, covered, strict=True)]
+    dense = dense_labels(views, patch_size, size)
+    shapes, colours = (part.reshape(len(scenes), scenes[0].num_frames, -1) for part in (dense.shape, dense.colour))
+    clips = [_clip_labels(*labels) for labels in zip(scenes, shapes, colours, strict=True)]
     return MotionLabels(*(torch.from_numpy(np.stack(arrays)) for arrays in zip(*clips, strict=True)))
 
 
-def _clip_labels(scene: Scene, covered_FP: np.ndarray) -> tuple[np.ndarray, ...]:
+def _clip_labels(scene: Scene, shape_FP: np.ndarray, covered_FP: np.ndarray) -> tuple[np.ndarray, ...]:
     state, velocity, moves, centre, seen = _colour_labels(scene)
     tracks = scene_tracks(scene)
     camera = tracks.camera / np.float32(_UNIT)
@@ -98,7 +104,8 @@ def _clip_labels(scene: Scene, covered_FP: np.ndarray) -> tuple[np.ndarray, ...]
     on_shape = covered_FP > 0
     flow = np.where(on_shape[..., None], velocity[frames, colour], ground)
     counts = np.where(on_shape, moves[frames, colour], uncut[:, None])
-    return flow, counts, state, velocity, moves, centre, seen, camera, uncut, cut, _summary(scene), _shots(scene)
+    what = shape_FP, covered_FP
+    return flow, counts, *what, state, velocity, moves, centre, seen, camera, uncut, cut, _summary(scene), _shots(scene)
 
 
 def _ground_flow(camera_F3: np.ndarray, num_patches: int) -> np.ndarray:
@@ -155,6 +162,7 @@ def _summary(scene: Scene) -> np.ndarray:
         if colours.count(shape.colour) == 1:
             event, bounces = shape.event, shape.bounces or 0
             facts[COLOUR_NAMES.index(shape.colour)] = (
+                SHAPES.index(shape.shape),
                 PATHS.index(shape.motion),
                 shape.laps,
                 bounces,
