@@ -98,11 +98,10 @@ def test_a_summary_tells_the_whole_clip() -> None:
         summary = labels_of(scene).summary[0]
         for shape in scene.shapes:
             facts = dict(zip(SUMMARY, summary[COLOUR_NAMES.index(shape.colour)].tolist(), strict=True))
-            assert SHAPES[facts["shape"]] == shape.shape
             if facts["path"] == IGNORE:
                 assert [one.colour for one in scene.shapes].count(shape.colour) > 1
                 continue
-            assert PATHS[facts["path"]] == shape.motion
+            assert (SHAPES[facts["shape"]], PATHS[facts["path"]]) == (shape.shape, shape.motion)
             assert (facts["laps"], facts["bounces"]) == (shape.laps, shape.bounces or 0)
             assert (facts["first"], facts["end"]) == (shape.first_frame, shape.end_frame)
             assert facts["event"] == (0 if shape.event is None else 1 + EVENTS.index(shape.event.kind))
