@@ -118,9 +118,7 @@ Cache = Annotated[
         help="Remember here what was read of media: a later question about the same costs its own words only",
     ),
 ]
-CacheLimit = Annotated[
-    float, _option(_PROGRAM, "--cache-limit", metavar="GB", min=0, help="The most that DIR may hold")
-]
+CacheLimit = Annotated[float, _option(_PROGRAM, "--cache-limit", metavar="GB", help="The most that DIR may hold")]
 Explain = Annotated[
     bool,
     _option(

@@ -114,7 +114,9 @@ def load_weights(opened: "OpenedModel", dtype: str | None, selection: "FrameSele
 def content_store(directory: Path | None, limit: float) -> "ContentStore | None":
     """Where one command remembers for the next what it has read; None: nowhere, since it ends when it has answered."""
     from filmstrip.cache import ContentStore
+    from filmstrip.config.checks import require
 
+    require(limit >= 0, f"--cache-limit must not be negative, is {limit:g}")
     return None if directory is None else ContentStore(0, directory, round(limit * 1e9), warn)
 
 

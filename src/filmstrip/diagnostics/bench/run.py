@@ -93,33 +93,34 @@ def run_bench(options: Options, note: Callable[[str], None] = lambda text: None)
 def _model(
     size: str, dtype: str, directory: Path, options: Options, results: Results, note: Callable[[str], None]
 ) -> list[Row]:
-    """All workloads of one model. Training changes weights, so whatever comes after it loads them again."""
+    """All workloads of one model, training last: it changes the weights."""
     config = read_checkpoint(directory).config
     rows = []
-    for name in options.workloads:
-        work = WORKLOADS[name]
-        row = Row(size, dtype, work.name, limit=limit_seconds(config, work, dtype, results.limits))
-        rows.append(row)
-        with ExitStack() as stack:
-            note(f"{size} {dtype}: {row.workload}")
-            peers = _open(options, directory, dtype, row, stack)
-            if f"{size} {dtype}" not in results.agreement and len(peers) > 1:
-                results.agreement[f"{size} {dtype}"] = _agreement(peers)
-            ready = _prepare(peers, work, row)
-            _in_turn(row, {peer.name: peer.sample for peer in ready}, options)
+    with ExitStack() as stack:
+        peers, failed = _open(options, directory, dtype, stack)
+        if len(peers) > 1:
+            results.agreement[f"{size} {dtype}"] = _agreement(peers)
+        for name in sorted(options.workloads, key=lambda name: name == "train"):
+            work = WORKLOADS[name]
+            note(f"{size} {dtype}: {work.name}")
+            limit = limit_seconds(config, work, dtype, results.limits)
+            row = Row(size, dtype, work.name, limit=limit, failed=dict(failed))
+            _in_turn(row, {peer.name: peer.sample for peer in _prepare(peers, work, row)}, options)
+            rows.append(row)
     return rows
 
 
-def _open(options: Options, directory: Path, dtype: str, row: Row, stack: ExitStack) -> list[Peer]:
-    peers = []
+def _open(options: Options, directory: Path, dtype: str, stack: ExitStack) -> tuple[list[Peer], dict[str, str]]:
+    """The peers that have loaded the model, and why the others have not."""
+    peers, failed = [], {}
     for name in options.peers:
         try:
             peer = stack.enter_context(Peer(name))
             peer.ask("open", directory=str(directory), dtype=dtype, threads=options.threads)
             peers.append(peer)
         except FilmstripError as error:
-            row.failed[name] = str(error)
-    return peers
+            failed[name] = str(error)
+    return peers, failed
 
 
 def _prepare(peers: Iterable[Peer], workload: Workload, row: Row) -> list[Peer]:

@@ -20,6 +20,7 @@ from filmstrip.checkpoint.resolve import resolve
 from filmstrip.checkpoint.write import LazyTensor, write_files, write_weights
 from filmstrip.config import ModelConfig, TextConfig, VisionConfig
 from filmstrip.config.checks import require_choice
+from filmstrip.errors import CheckpointError
 from filmstrip.models.weightless import build_meta
 from filmstrip.shapes import Tensor
 
@@ -68,7 +69,10 @@ def checkpoint_for(size: str, dtype: str, cache: Path, on_progress: Callable[[in
     require_choice("size (the embedded model has float32 weights alone)", size, SIZES)
     directory = cache / f"{size}-{dtype}"
     if not directory.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{cache}: cannot write here ({error.strerror or error})") from error
         with atomic_directory(directory) as partial_directory:
             _write(SIZES[size], DTYPES[dtype], partial_directory, on_progress)
     return directory
