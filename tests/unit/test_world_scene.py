@@ -10,6 +10,7 @@ from filmstrip.errors import ConfigError
 from filmstrip.world import (
     HELD_OUT,
     MOTIONS,
+    PLAIN_CLIPS,
     SHAPES,
     SPLITS,
     Scene,
@@ -23,13 +24,10 @@ from filmstrip.world import (
 from filmstrip.world.facts import AXIS, COLOUR_NAMES, OPPOSITE
 from filmstrip.world.sample import TICKS, _staggered
 
-# Shapes that move, come and go, and nothing else; most clips of several shapes have an order of appearance.
-PLAIN = SceneOptions(plots=("plain",), staggered_share=0.6, varied_size_share=0.0)
-
 
 def clips(count, split="train", seed=0, **options):
     rng = split_rng(split, seed)
-    return [sample_clip(rng, split, replace(PLAIN, **options)) for _ in range(count)]
+    return [sample_clip(rng, split, replace(PLAIN_CLIPS, **options)) for _ in range(count)]
 
 
 def kinds(scene: Scene):
@@ -138,7 +136,7 @@ def frame_set(scene: Scene):
 def order_questions(seed, count):
     rng = split_rng("train", seed)
     for _ in range(count):
-        scene = sample_clip(rng, "train", PLAIN)
+        scene = sample_clip(rng, "train", PLAIN_CLIPS)
         for question in ask_about(scene, rng, 1, ["order"]):
             yield scene, question
 

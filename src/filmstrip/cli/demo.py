@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SIZE, _FRAMES_DRAWN, _FPS = 256, 32, 8
 _LONGEST_ANSWER = 64  # tokens; a description of three shapes takes half of that
-_STILL_FACTS, _OVER_TIME = 2, 3  # questions, and a description
+_FAMILIES = ("count", "shape", "direction", "order", "presence", "describe")
 
 
 def demo(
@@ -101,17 +101,15 @@ def _sheet_line(result: dict[str, Any]) -> tuple[str, str]:
 
 
 def draw_demo(seed: int) -> "tuple[Scene, np.ndarray, list[Question]]":
-    """A clip of the test split with enough to ask about: what stands still in any frame, what takes several, a
-    description.
-    """
-    from filmstrip.world import GROUPS, SceneOptions, ask_about, draw_clip, sample_clip, split_rng
+    """A clip of the test split with two or three shapes that come and go, and a question of each family."""
+    from dataclasses import replace
+
+    from filmstrip.world import PLAIN_CLIPS, ask_about, draw_clip, sample_clip, split_rng
 
     rng = split_rng("test", 1_000_000 + seed)
-    options_ = SceneOptions(num_frames=_FRAMES_DRAWN)
+    options_ = replace(PLAIN_CLIPS, num_frames=_FRAMES_DRAWN)
     while True:
         scene = sample_clip(rng, "test", options_)
-        questions = ask_about(scene, rng, _STILL_FACTS, GROUPS["still"])
-        questions += ask_about(scene, rng, _OVER_TIME, [*GROUPS["motion"], *GROUPS["time"]])
-        questions += ask_about(scene, rng, 1, GROUPS["describe"])
-        if len(questions) == _STILL_FACTS + _OVER_TIME + 1:
+        questions = [question for family in _FAMILIES for question in ask_about(scene, rng, 1, [family])]
+        if len(questions) == len(_FAMILIES):  # a clip with an order to ask about
             return scene, draw_clip(scene, _SIZE), questions

@@ -22,6 +22,9 @@ from filmstrip.world import (
     CLIPS,
     FAMILIES,
     GROUPS,
+    PLAIN_CLIPS,
+    PLAIN_FAMILIES,
+    PLAIN_STILLS,
     STILLS,
     Agreement,
     Question,
@@ -68,16 +71,21 @@ class FamilyResult:
 
 
 def make_examples(
-    kind: MediaKind, count: int, seed: int, size: int, photos: Sequence[np.ndarray] = ()
+    kind: MediaKind, count: int, seed: int, size: int, photos: Sequence[np.ndarray] = (), *, plain: bool = False
 ) -> list[Example]:
-    """Questions of every family about `count` clips or pictures of the test split, `_QUESTIONS` each."""
+    """Questions of every family about `count` clips or pictures of the test split, `_QUESTIONS` each.
+
+    `plain`: of what the weights that ship know, and no more.
+    """
     rng = split_rng("test", seed)
-    clip, still = (replace(options, num_photos=len(photos)) for options in (CLIPS, STILLS))
+    presets = (PLAIN_CLIPS, PLAIN_STILLS) if plain else (CLIPS, STILLS)
+    clip, still = (replace(options, num_photos=len(photos)) for options in presets)
+    families = PLAIN_FAMILIES if plain else FAMILIES
     examples = []
     for _ in range(count):
         scene = sample_clip(rng, "test", clip) if kind == "video" else sample_still(rng, still)
         frames = draw_clip(scene, size, photos)
-        examples += [Example(frames, question, kind) for question in ask_about(scene, rng, _QUESTIONS)]
+        examples += [Example(frames, question, kind) for question in ask_about(scene, rng, _QUESTIONS, families)]
     return examples
 
 

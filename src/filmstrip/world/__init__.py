@@ -9,7 +9,7 @@ from filmstrip.world.describe import describe
 from filmstrip.world.draw import draw_clip, draw_stills
 from filmstrip.world.facts import CAMERA_MOVES, COLOUR_NAMES, COLOURS, DIRECTIONS, EVENTS, MOTIONS, SHAPES, TICKS
 from filmstrip.world.labels import DenseLabels, dense_labels
-from filmstrip.world.options import CLIPS, STILLS, SceneOptions
+from filmstrip.world.options import CLIPS, PLAIN_CLIPS, PLAIN_FAMILIES, PLAIN_STILLS, STILLS, SceneOptions
 from filmstrip.world.question import Question
 from filmstrip.world.questions import FAMILIES, GROUPS, ask_about, corpus
 from filmstrip.world.sample import sample_clip, sample_still
@@ -31,6 +31,9 @@ __all__ = [
     "HELD_OUT_CHANGES",
     "HELD_OUT_EVENTS",
     "MOTIONS",
+    "PLAIN_CLIPS",
+    "PLAIN_FAMILIES",
+    "PLAIN_STILLS",
     "SHAPES",
     "SPLITS",
     "STILLS",
