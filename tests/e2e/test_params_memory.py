@@ -103,7 +103,7 @@ def test_the_estimate_of_the_published_model() -> None:
     assert phases["load"]["total"] == WEIGHTS_7B
     assert phases["prefill"]["resident"]["kv cache"] == 2074 * 2**19
     assert content["peak"]["bytes"] == max(phase["total"] for phase in content["phases"])
-    assert "peak 15." in succeed("memory", "7b").out
+    assert "peak 14.94 GiB at prefill" in succeed("memory", "7b").out
 
 
 def test_how_many_frames_fit() -> None:

@@ -176,9 +176,9 @@ def test_changes() -> None:
 
 def test_limits_of_time_and_steps() -> None:
     recipe = read_recipe(find_recipe("tiny"))
-    assert [stage.schedule.share for stage in recipe.stages] == [1, 1, 3]
+    assert [stage.schedule.share for stage in recipe.stages] == [1, 2, 5]
     limited = limit_minutes(recipe, 10)
-    assert [stage.schedule.minutes for stage in limited.stages] == [2, 2, 6]
+    assert [stage.schedule.minutes for stage in limited.stages] == [1.25, 2.5, 6.25]
     assert [stage.schedule.steps for stage in limited.stages] == [None] * 3
     assert [stage.schedule.steps for stage in limit_steps(recipe, 5).stages] == [5] * 3
     with pytest.raises(ConfigError, match="above zero"):

@@ -5,7 +5,7 @@ what they do differently (pooled frames, tiled images) are fields of the configu
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -76,9 +76,10 @@ class VideoLlava(nn.Module):
         """Token embeddings with visual tokens in their places."""
         if pixel_values_videos is not None and self.config.video_token_id is None:
             raise PromptError(f"{self.config.title} takes images only, but pixels of videos were given")
+        x_BTD = self.text_tower.token_embedding(self._look_up_ids(input_ids))
         images = None if pixel_values_images is None else self.image_tokens(pixel_values_images, image_sizes, taps)
         videos = None if pixel_values_videos is None else self.encode_videos(pixel_values_videos, taps)
-        return self.fuse(input_ids, images, videos, taps)
+        return self._fuse(x_BTD, input_ids, images, videos, taps)
 
     def fuse(
         self,
@@ -89,6 +90,9 @@ class VideoLlava(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Token embeddings with visual tokens, those of each medium, in their places."""
         x_BTD = self.text_tower.token_embedding(self._look_up_ids(input_ids))
+        return self._fuse(x_BTD, input_ids, images, videos, taps)
+
+    def _fuse(self, x_BTD: Tensor, input_ids: Tensor, images: Any, videos: Any, taps: Taps | None) -> Tensor:
         x_BTD = fuse(x_BTD, input_ids, images, self.config.image_token_id, "image")
         if self.config.video_token_id is not None:
             x_BTD = fuse(x_BTD, input_ids, videos, self.config.video_token_id, "video")
