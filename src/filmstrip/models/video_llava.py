@@ -5,7 +5,7 @@ what they do differently (pooled frames, tiled images) are fields of the configu
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -79,7 +79,11 @@ class VideoLlava(nn.Module):
         x_BTD = self.text_tower.token_embedding(self._look_up_ids(input_ids))
         images = None if pixel_values_images is None else self.image_tokens(pixel_values_images, image_sizes, taps)
         videos = None if pixel_values_videos is None else self.encode_videos(pixel_values_videos, taps)
-        return self._fuse(x_BTD, input_ids, images, videos, taps)
+        # Not through `fuse`: a second name for the embeddings would keep them while they are copied.
+        x_BTD = fuse(x_BTD, input_ids, images, self.config.image_token_id, "image")
+        if self.config.video_token_id is not None:
+            x_BTD = fuse(x_BTD, input_ids, videos, self.config.video_token_id, "video")
+        return tap(taps, "embeddings", x_BTD)
 
     def fuse(
         self,
@@ -90,9 +94,6 @@ class VideoLlava(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Token embeddings with visual tokens, those of each medium, in their places."""
         x_BTD = self.text_tower.token_embedding(self._look_up_ids(input_ids))
-        return self._fuse(x_BTD, input_ids, images, videos, taps)
-
-    def _fuse(self, x_BTD: Tensor, input_ids: Tensor, images: Any, videos: Any, taps: Taps | None) -> Tensor:
         x_BTD = fuse(x_BTD, input_ids, images, self.config.image_token_id, "image")
         if self.config.video_token_id is not None:
             x_BTD = fuse(x_BTD, input_ids, videos, self.config.video_token_id, "video")
