@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
@@ -16,8 +17,9 @@ from filmstrip.diagnostics.bench.machine import Limits, OtherWork
 from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample, time_command
 from filmstrip.diagnostics.bench.report import as_markdown
 from filmstrip.diagnostics.bench.run import Options, Results, Row, _in_turn, as_plain
-from filmstrip.diagnostics.bench.sizes import SIZES, cache_bytes, checkpoint_for, text_bytes
-from filmstrip.diagnostics.bench.workloads import FRAMES, QUESTION_TOKENS, WORKLOADS, Workload, as_dict, make_inputs
+from filmstrip.diagnostics.bench.sizes import SIZES, checkpoint_for, text_bytes
+from filmstrip.diagnostics.bench.workloads import FRAMES, QUESTION_TOKENS, WORKLOADS, Workload, make_inputs
+from filmstrip.diagnostics.memory_inference import kv_cache_bytes
 from filmstrip.errors import ConfigError, FilmstripError
 from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import build_meta
@@ -62,7 +64,7 @@ def test_bytes_of_a_decoding_step() -> None:
     tower = model.text_tower
     read = [p for p in tower.parameters() if p is not tower.token_embedding.weight]
     assert text_bytes(SMALL, "float32") == sum(p.numel() for p in read) * 4
-    assert cache_bytes(SMALL, 100, "bfloat16") == 2 * 3 * 2 * 8 * 100 * 2
+    assert kv_cache_bytes(SMALL.text, 1, 100, 2) == 2 * 3 * 2 * 8 * 100 * 2
 
 
 def test_flops_are_those_of_the_work() -> None:
@@ -86,7 +88,7 @@ def test_flops_are_those_of_the_work() -> None:
 def test_limits_follow_from_bytes_or_products() -> None:
     limits = Limits(read_bytes=1e9, flops={"float32": 1e9, "bfloat16": 1e8})
     step = limit_seconds(SMALL, Workload("decode", context=100, batch=3), "bfloat16", limits)
-    assert step == (text_bytes(SMALL, "bfloat16") + 3 * cache_bytes(SMALL, 100, "bfloat16")) / 1e9
+    assert step == (text_bytes(SMALL, "bfloat16") + 3 * kv_cache_bytes(SMALL.text, 1, 100, 2)) / 1e9
     # Where 16-bit products are slow, the limit is that of multiplying in float32.
     assert limit_seconds(SMALL, Workload("vision"), "bfloat16", limits) == work_flops(SMALL, Workload("vision")) / 1e9
     assert limit_seconds(SMALL, Workload("load"), "float32", limits) is None
@@ -102,7 +104,7 @@ def test_inputs_are_a_prompt_with_a_video() -> None:
 
 def test_workloads_travel() -> None:
     for workload in WORKLOADS.values():
-        assert Workload(**as_dict(workload)) == workload
+        assert Workload(**asdict(workload)) == workload
     assert len({workload.name for workload in WORKLOADS.values()}) == len(WORKLOADS)
 
 

@@ -1,9 +1,9 @@
 """An answer, and the run card that says how it came about."""
 
-import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -122,7 +122,7 @@ def make_run_card(
 
     `frames_sha256` is over the decoded frames, `pixels_sha256` over what the towers read.
     """
-    pixels = {"image": iter(prompt.pixels_images), "video": iter(prompt.pixels_videos)}
+    hashes = {kind: iter(found) for kind, found in prompt.pixel_hashes.items()}
     return {
         "model": origin.model,
         "description": origin.description,
@@ -137,7 +137,7 @@ def make_run_card(
             | _tiles_entry(medium)
             | {
                 "frames_sha256": pixel_hash(clip.frames),
-                "pixels_sha256": hashlib.sha256(next(pixels[clip.kind]).numpy().tobytes()).hexdigest(),
+                "pixels_sha256": next(hashes[clip.kind]),
             }
             for clip, medium in zip(media, prompt.plan.media, strict=True)
         ],
@@ -148,6 +148,7 @@ def make_run_card(
     }
 
 
+@cache
 def recorded_versions() -> dict[str, str]:
     """Versions of the packages that an answer depends on."""
     found = {}

@@ -132,21 +132,23 @@ class Assistant(RequestBuilder):
             for (media, question), row_settings in zip(requests, settings, strict=True)
         ]
         timings = Timings(decode_media=perf_counter() - started)
-        batch = self.batch([row.prompt for row in rows])
+        prompts, reader = [row.prompt for row in rows], self.reader
+        batch = collate(prompts, self.config.pad_token_id)
+        input_ids, attention_mask = batch.input_ids.to(reader.device), batch.attention_mask.to(reader.device)
         with torch.inference_mode():
-            x_BTD = self.reader.embed([row.prompt for row in rows], batch.input_ids)
+            x_BTD = reader.embed(prompts, input_ids)
         timings.vision = perf_counter() - started - timings.decode_media
-        needed = batch.input_ids.shape[1] + settings[0].max_new_tokens
+        needed = input_ids.shape[1] + settings[0].max_new_tokens
         with cache_memory(needed):
             cache = new_cache(self.model, len(rows), needed)
         loop = TokenLoop(
             self.model,
             cache,
             x_BTD,
-            batch.input_ids,
+            input_ids,
             settings[0],  # they differ in nothing but the seed
             eos_ids=self.model.eos_token_ids,
-            attention_mask=batch.attention_mask,
+            attention_mask=attention_mask,
             seeds=[row_settings.seed for row_settings in settings],
         )
         texts = [AnswerText(self.processor, settings[0]) for _ in rows]

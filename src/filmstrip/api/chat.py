@@ -84,14 +84,11 @@ class Chat:
         ids = prompt.plan.input_ids
         needed = len(ids) + max_new_tokens
         shared = _common_prefix(self._cached_ids, ids[:-1])  # at least one token must be read
-        config = self.assistant.config.text
-        longest = max(len(ids), len(self._cached_ids))
-        if config.rope.scaling == "dynamic" and longest > config.rope.trained_length(config.max_positions):
+        if self.assistant.config.text.stretches(max(len(ids), len(self._cached_ids))):
             shared = 0  # past the trained length every key depends on how long the prompt was when it was made
-        last_visual = max((span.end for span in prompt.plan.spans if span.kind is not None), default=0)
         with cache_memory(needed):
             self._cache = self._cache or new_cache(self.assistant.model, 1, needed)
-            self._cache.truncate(shared if shared >= last_visual else 0)
+            self._cache.truncate(shared if shared >= prompt.plan.media_end else 0)
             self._cache.reserve(needed)
         return self._cache
 

@@ -29,13 +29,20 @@ DISK_BYTES = 20 * 10**9
 
 @dataclass(frozen=True)
 class _Medium:
-    """One image or video as the towers read it; `size` is an image's before any resizing, `key` says what it is."""
+    """One image or video as the towers read it; `size` is an image's before any resizing. `pixel_hash` is there where
+    something is remembered.
+    """
 
     kind: MediaKind
     pixels: Tensor
     num_tokens: int
-    key: str
-    size: Size | None = None
+    size: Size | None
+    pixel_hash: str | None
+
+    @property
+    def content(self) -> list[object]:
+        """What its visual tokens are made from, as plain data."""
+        return [self.kind, self.pixel_hash, [*self.pixels.shape], self.size]
 
 
 @dataclass(frozen=True)
@@ -64,14 +71,19 @@ class PromptReader:
     def recall(self, prompt: Prompt, cache: KVCache) -> Reading:
         """Bring what is remembered of a prompt's beginning into an empty cache, and embed the rest of the prompt."""
         ids_1T = torch.tensor([prompt.plan.input_ids], device=self.device)
-        media, end = self._media(prompt), self._beginning(prompt)
-        key = _digest("beginning", self._made_by, [*prompt.plan.input_ids[:end]], [medium.key for medium in media])
-        if end and self._restore(key, end, cache):
+        media, end, store = self._media(prompt), self._beginning(prompt), self.store
+        if end == 0 or store is None:
+            return Reading(0, self.model.fuse(ids_1T, *self._visual_tokens(media)), end)
+        key = self._key("beginning", [*prompt.plan.input_ids[:end]], [medium.content for medium in media])
+        shape = (*cache.keys.shape[:3], end, cache.keys.shape[4])
+        found = store.get(key, dict.fromkeys(("keys", "values"), (shape, self.dtype)))
+        if found is not None:
+            cache.load(found)
             return Reading(end, self.model.fuse(ids_1T[:, end:]))
 
         def keep(done: int, _total: int) -> None:
-            if end and done == end and self.store is not None and cache.filled_bytes <= self.store.most_bytes:
-                self.store.put(key, cache.copy())
+            if done == end and cache.filled_bytes <= store.most_bytes:
+                store.put(key, cache.copy())
 
         return Reading(0, self.model.fuse(ids_1T, *self._visual_tokens(media)), end, keep)
 
@@ -84,33 +96,25 @@ class PromptReader:
 
         Under dynamic rotary scaling, past the trained length, every key depends on the length of the whole prompt.
         """
-        length, text = len(prompt.plan.input_ids), self.model.config.text
-        end = max((span.end for span in prompt.plan.spans if span.kind is not None), default=0)
-        stretched = text.rope.scaling == "dynamic" and length > text.rope.trained_length(text.max_positions)
-        return 0 if stretched or end == length else end
-
-    def _restore(self, key: str, end: int, cache: KVCache) -> bool:
-        if self.store is None:
-            return False
-        shape = (*cache.keys.shape[:3], end, cache.keys.shape[4])
-        found = self.store.get(key, dict.fromkeys(("keys", "values"), (shape, self.dtype)))
-        if found is not None:
-            cache.load(found)
-        return found is not None
+        length, end = len(prompt.plan.input_ids), prompt.plan.media_end
+        return 0 if self.model.config.text.stretches(length) or end == length else end
 
     def _media(self, prompt: Prompt) -> list[_Medium]:
         """A prompt's images, then its videos: the k-th placeholder of a kind is the k-th medium of that kind."""
-        images = zip(prompt.pixels_images, prompt.image_sizes, prompt.plan.media_of("image"), strict=True)
-        videos = zip(prompt.pixels_videos, prompt.plan.media_of("video"), strict=True)
+        sizes: tuple[Size | None, ...] = (*prompt.image_sizes, *(None for _ in prompt.pixels_videos))
+        tokens = [*prompt.plan.media_of("image"), *prompt.plan.media_of("video")]
+        hashes: list[str | None] = [None] * len(tokens)
+        if self.store is not None:
+            hashes = [*prompt.pixel_hashes["image"], *prompt.pixel_hashes["video"]]
+        pixels = (*prompt.pixels_images, *prompt.pixels_videos)
         return [
-            *(self._medium("image", pixels, tokens.num_tokens, size) for pixels, size, tokens in images),
-            *(self._medium("video", pixels, tokens.num_tokens) for pixels, tokens in videos),
+            _Medium(medium.kind, own, medium.num_tokens, size, pixel_hash)
+            for medium, own, size, pixel_hash in zip(tokens, pixels, sizes, hashes, strict=True)
         ]
 
-    def _medium(self, kind: MediaKind, pixels: Tensor, num_tokens: int, size: Size | None = None) -> _Medium:
-        content = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
-        key = _digest("medium", self._made_by, kind, content, [*pixels.shape], size)
-        return _Medium(kind, pixels, num_tokens, key, size)
+    def _key(self, what: str, *content: object) -> str:
+        """SHA-256 of everything that decides an entry, as plain data."""
+        return hashlib.sha256(json.dumps([what, self._made_by, *content]).encode()).hexdigest()
 
     def _visual_tokens(self, media: Sequence[_Medium]) -> tuple[list[Tensor] | None, list[Tensor] | None]:
         """The visual tokens (_, D) of images and of videos, None where there are none of a kind."""
@@ -120,18 +124,22 @@ class PromptReader:
         return images or None, videos or None
 
     def _tokens(self, medium: _Medium) -> Float[Tensor, "_ D"]:
+        if self.store is None:
+            return self._encode(medium)
+        key = self._key("medium", medium.content)
         shape = (medium.num_tokens, self.model.config.text.hidden_size)
-        found = self.store.get(medium.key, {"tokens": (shape, self.dtype)}) if self.store is not None else None
+        found = self.store.get(key, {"tokens": (shape, self.dtype)})
         if found is not None:
             return found["tokens"].to(self.device)
+        tokens_RD = self._encode(medium)
+        self.store.put(key, {"tokens": tokens_RD.to("cpu", copy=True)})
+        return tokens_RD
+
+    def _encode(self, medium: _Medium) -> Float[Tensor, "_ D"]:
         pixels = medium.pixels.to(self.device, self.dtype)
         if medium.kind == "video":
-            tokens_RD = self.model.encode_videos(pixels[None])[0]
-        else:
-            tokens_RD = self.model.image_tokens(pixels, torch.tensor([medium.size]))[0]
-        if self.store is not None:
-            self.store.put(medium.key, {"tokens": tokens_RD.to("cpu", copy=True)})
-        return tokens_RD
+            return self.model.encode_videos(pixels[None])[0]
+        return self.model.image_tokens(pixels, torch.tensor([medium.size]))[0]
 
 
 def weights_state(model: nn.Module) -> tuple[tuple[int, int], ...]:
@@ -142,8 +150,3 @@ def weights_state(model: nn.Module) -> tuple[tuple[int, int], ...]:
 def has_hooks(model: nn.Module) -> bool:
     """Whether anything was hung into the model that may change what it computes."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-def _digest(*content: object) -> str:
-    """SHA-256 of plain data."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -61,11 +61,12 @@ def bench(
     filmstrip bench /tmp/bench --sizes tiny --workloads decode-64,prefill --rounds 3 --json
     """
     with status("starting"):
+        from filmstrip.api.load import DTYPES
         from filmstrip.config.checks import require_choice
         from filmstrip.diagnostics.bench.peer import OURS, THEIRS
         from filmstrip.diagnostics.bench.report import as_markdown
         from filmstrip.diagnostics.bench.run import Options, as_plain, run_bench
-        from filmstrip.diagnostics.bench.sizes import DTYPES, NAMES
+        from filmstrip.diagnostics.bench.sizes import NAMES
         from filmstrip.diagnostics.bench.workloads import WORKLOADS
     known = ("start-up", *WORKLOADS)
     chosen = _names(workloads) or known

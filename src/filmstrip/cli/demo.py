@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,8 +103,6 @@ def _sheet_line(result: dict[str, Any]) -> tuple[str, str]:
 
 def draw_demo(seed: int) -> "tuple[Scene, np.ndarray, list[Question]]":
     """A clip of the test split with two or three shapes that come and go, and a question of each family."""
-    from dataclasses import replace
-
     from filmstrip.world import PLAIN_CLIPS, ask_about, draw_clip, sample_clip, split_rng
 
     rng = split_rng("test", 1_000_000 + seed)

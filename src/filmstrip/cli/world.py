@@ -69,7 +69,7 @@ def show(
         shown = world_photos(split) if photos else []
         rng = split_rng(split, seed)
         scene = sample_clip(rng, split, _world(plot, len(shown)))
-        questions = ask_about(scene, rng, len(FAMILIES), FAMILIES)
+        questions = ask_about(scene, rng, len(FAMILIES))
         frames = draw_clip(scene, 256, shown)
         lines = [(question.text, question.answer) for question in questions]
         sheet = contact_sheet(frames, [tick / 2 for tick in range(TICKS)], lines)

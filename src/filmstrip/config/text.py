@@ -60,6 +60,10 @@ class TextConfig:
     mlp_bias: bool = False
     rope: RopeConfig = field(default_factory=RopeConfig)
 
+    def stretches(self, num_tokens: int) -> bool:
+        """Whether rotary frequencies depend on the length of a prompt of `num_tokens`: every key does then, too."""
+        return self.rope.scaling == "dynamic" and num_tokens > self.rope.trained_length(self.max_positions)
+
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"):
             require_positive(f"text {name}", getattr(self, name))

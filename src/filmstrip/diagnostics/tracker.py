@@ -94,7 +94,7 @@ class MemoryTracker:
     def __enter__(self) -> "MemoryTracker":
         with self._tensors:  # the first operation under a dispatch mode imports tens of MiB of PyTorch
             torch.empty(0)
-        resident = _resident_gauge(self._stack)
+        resident = resident_gauge(self._stack)
         if resident is not None:
             self.gauges["resident"] = resident
         if self._device is not None:
@@ -292,7 +292,7 @@ class _SampledResidentGauge:
             self._most = max(self._most, self.now())
 
 
-def _resident_gauge(stack: ExitStack) -> Gauge | None:
+def resident_gauge(stack: ExitStack) -> Gauge | None:
     """The best gauge of physical memory that this system offers; None where there is no /proc."""
     if not _STATUS.is_file():
         return None

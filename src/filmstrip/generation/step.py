@@ -46,8 +46,7 @@ def chunk_tokens(config: TextConfig, new: int, total: int) -> int:
 
     All of them where rotary frequencies depend on the whole length (`dynamic` scaling, past the trained length).
     """
-    whole = config.rope.scaling == "dynamic" and total > config.rope.trained_length(config.max_positions)
-    return new if whole else min(new, CHUNK)
+    return new if config.stretches(total) else min(new, CHUNK)
 
 
 def _read(model: VideoLlava, cache: KVCache, x_BTD: Tensor, attention_mask: Tensor | None) -> Float[Tensor, "B one D"]:

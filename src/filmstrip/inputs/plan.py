@@ -88,6 +88,11 @@ class PromptPlan:
     visual_tokens: int
     media: tuple[MediumTokens, ...]
 
+    @property
+    def media_end(self) -> int:
+        """The position behind the last visual token; 0 without any."""
+        return max((span.end for span in self.spans if span.kind is not None), default=0)
+
     def media_of(self, kind: MediaKind) -> tuple[MediumTokens, ...]:
         """The media of one kind, in prompt order."""
         return tuple(medium for medium in self.media if medium.kind == kind)

@@ -1,7 +1,9 @@
 """The processor: media and turns in, everything the model needs out. No device work."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -34,6 +36,15 @@ class Prompt:
     pixels_videos: tuple[Float[Tensor, "_ C Y X"], ...] = ()
     image_sizes: tuple[Size, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def pixel_hashes(self) -> dict[MediaKind, tuple[str, ...]]:
+        """SHA-256 of what the towers read of each image and of each video."""
+        pixels: dict[MediaKind, tuple[Tensor, ...]] = {"image": self.pixels_images, "video": self.pixels_videos}
+        return {
+            kind: tuple(hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in media)
+            for kind, media in pixels.items()
+        }
 
 
 class Processor:

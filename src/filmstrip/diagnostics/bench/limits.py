@@ -3,10 +3,12 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from filmstrip.api.load import DTYPES
 from filmstrip.config import ModelConfig
 from filmstrip.diagnostics.bench.machine import Limits
-from filmstrip.diagnostics.bench.sizes import cache_bytes, text_bytes
-from filmstrip.diagnostics.bench.workloads import FRAMES, QUESTION_TOKENS, TRAINING_ROWS, Workload
+from filmstrip.diagnostics.bench.sizes import text_bytes
+from filmstrip.diagnostics.bench.workloads import FRAMES, PROMPT_HEAD, QUESTION_TOKENS, TRAINING_ROWS, Workload
+from filmstrip.diagnostics.memory_inference import kv_cache_bytes
 from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import build_meta
 
@@ -18,8 +20,8 @@ def limit_seconds(config: ModelConfig, workload: Workload, dtype: str, limits: L
     the rate of float32, which is what 16-bit weights are multiplied in where the processor has no other way.
     """
     if workload.kind == "decode":
-        nbytes = text_bytes(config, dtype) + workload.batch * cache_bytes(config, workload.context, dtype)
-        return nbytes / limits.read_bytes
+        cached = kv_cache_bytes(config.text, workload.batch, workload.context, DTYPES[dtype].itemsize)
+        return (text_bytes(config, dtype) + cached) / limits.read_bytes
     if workload.kind == "load":
         return None
     rate = max(limits.flops["float32"], limits.flops.get(dtype, 0.0))
@@ -41,7 +43,7 @@ def work_flops(config: ModelConfig, workload: Workload) -> float:
             model.encode_videos(pixels)
     vision = float(counter.get_total_flops())
     visual = config.clip_tokens(FRAMES)
-    length = 4 + visual + QUESTION_TOKENS
+    length = PROMPT_HEAD + visual + QUESTION_TOKENS
     head = 2.0 * config.text.hidden_size * config.text.vocab_size
     if workload.kind == "vision":
         return vision

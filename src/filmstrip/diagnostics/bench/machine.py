@@ -10,7 +10,7 @@ from time import perf_counter
 
 import torch
 
-_STAT, _CPUINFO, _MEMINFO = Path("/proc/stat"), Path("/proc/cpuinfo"), Path("/proc/meminfo")
+_STAT, _CPUINFO = Path("/proc/stat"), Path("/proc/cpuinfo")
 _READ_BYTES = 512 * 2**20  # far more than any cache holds
 _SIDE = 2048
 _ROUNDS = 5
@@ -49,7 +49,7 @@ def describe_machine() -> dict[str, object]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_bytes": _memory(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -63,12 +63,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory() -> int:
-    if not _MEMINFO.is_file():
-        return 0
-    return int(_MEMINFO.read_text().split("MemTotal:")[1].split()[0]) * 1024
 
 
 class OtherWork:

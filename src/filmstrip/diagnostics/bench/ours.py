@@ -10,16 +10,22 @@ from torch.nn import functional
 from filmstrip.checkpoint.load import load_weights
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.config import SamplingConfig
-from filmstrip.diagnostics.bench.workloads import TRAINING_ROWS, Workload, make_inputs, random_cache, random_ids
+from filmstrip.diagnostics.bench.workloads import (
+    STEPS,
+    TRAINING_ROWS,
+    Runner,
+    Workload,
+    make_inputs,
+    random_cache,
+    random_ids,
+)
 from filmstrip.generation import TokenLoop, VideoLlavaForGeneration
 from filmstrip.generation.step import new_cache, prefill
 from filmstrip.models.weightless import weightless
 from filmstrip.shapes import Int, Tensor
 
-VERSION_OF = "filmstrip"
 
-
-class Ours:
+class Ours(Runner):
     """One loaded checkpoint."""
 
     def open(self, directory: Path, dtype: torch.dtype) -> None:
@@ -32,34 +38,16 @@ class Ours:
         self.model.eval()
         self.config = checkpoint.config
 
-    def prepare(self, workload: Workload) -> Callable[[], int]:
-        """A function that does the work and returns how many units it did."""
-        make = {
-            "load": self._load,
-            "vision": self._vision,
-            "prefill": self._prefill,
-            "decode": self._decode,
-            "second": self._second,
-            "train": self._train,
-        }
-        return make[workload.kind](workload)
-
     def greedy(self, count: int) -> list[int]:
-        """The first tokens of an answer to the prompt that `prefill` reads: peers must agree on them in float32."""
+        """As `Runner.greedy`."""
         inputs = make_inputs(self.config, self.dtype)
         ids: Int[Tensor, "B new"] = self.model.generate(
             inputs.input_ids, None, inputs.videos, max_new_tokens=count, temperature=0.0
         )
         return cast(list[int], ids[0].tolist())
 
-    def _load(self, _workload: Workload) -> Callable[[], int]:
-        def run() -> int:
-            self.open(self.directory, self.dtype)
-            return 1
-
-        return run
-
-    def _vision(self, _workload: Workload) -> Callable[[], int]:
+    def vision(self, _workload: Workload) -> Callable[[], int]:
+        """Tower and projector over a clip."""
         videos = make_inputs(self.config, self.dtype).videos
 
         def run() -> int:
@@ -69,7 +57,8 @@ class Ours:
 
         return run
 
-    def _prefill(self, _workload: Workload) -> Callable[[], int]:
+    def prefill(self, _workload: Workload) -> Callable[[], int]:
+        """A clip and a question, up to the logits of the last position."""
         inputs = make_inputs(self.config, self.dtype)
 
         def run() -> int:
@@ -80,16 +69,16 @@ class Ours:
 
         return run
 
-    def _decode(self, workload: Workload) -> Callable[[], int]:
-        steps = STEPS
-        cache = new_cache(self.model, workload.batch, workload.context + steps)
+    def decode(self, workload: Workload) -> Callable[[], int]:
+        """Greedy tokens behind a cache that is full to the context."""
+        cache = new_cache(self.model, workload.batch, workload.context + STEPS)
         for layer, (k_BKTH, v_BKTH) in enumerate(
             random_cache(self.config, workload.batch, workload.context, self.dtype)
         ):
             cache.write(layer, k_BKTH, v_BKTH)
         generator = torch.Generator().manual_seed(2)
         ids_BT = random_ids(self.config, workload.batch, workload.context, generator)
-        sampling = SamplingConfig(max_new_tokens=steps, temperature=0.0)
+        sampling = SamplingConfig(max_new_tokens=STEPS, temperature=0.0)
 
         def run() -> int:
             cache.length = workload.context - 1  # the last token of the context is read again, and gives the first
@@ -99,7 +88,7 @@ class Ours:
 
         return run
 
-    def _second(self, _workload: Workload) -> Callable[[], int]:
+    def second(self, _workload: Workload) -> Callable[[], int]:
         """The cache holds the video from the question before; this one's words are read behind it."""
         inputs = make_inputs(self.config, self.dtype)
         cache = new_cache(self.model, 1, inputs.input_ids.shape[1] + 1)
@@ -116,7 +105,7 @@ class Ours:
 
         return run
 
-    def _train(self, _workload: Workload) -> Callable[[], int]:
+    def train(self, _workload: Workload) -> Callable[[], int]:
         """Projector and text tower learn, the vision towers rest, as in Video-LLaVA's second stage."""
         model = self.model.float().train()
         model.requires_grad_(True)
@@ -136,6 +125,3 @@ class Ours:
             return 1
 
         return run
-
-
-STEPS = 16  # tokens in one run of decoding

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from filmstrip.diagnostics.bench.machine import Limits, describe_machine, measur
 from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample, time_command
 from filmstrip.diagnostics.bench.sizes import checkpoint_for
 from filmstrip.diagnostics.bench.startup import startup_commands
-from filmstrip.diagnostics.bench.workloads import WORKLOADS, Workload, as_dict
+from filmstrip.diagnostics.bench.workloads import WORKLOADS, Workload
 from filmstrip.errors import FilmstripError
 
 _GREEDY = 8  # tokens that the peers must agree on
@@ -127,7 +127,7 @@ def _prepare(peers: Iterable[Peer], workload: Workload, row: Row) -> list[Peer]:
     ready = []
     for peer in peers:
         try:
-            peer.ask("prepare", **as_dict(workload))
+            peer.ask("prepare", **asdict(workload))
             ready.append(peer)
         except FilmstripError as error:
             row.failed[peer.name] = str(error)

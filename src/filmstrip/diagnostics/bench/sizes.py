@@ -3,7 +3,6 @@
 Weights are random, so what is measured is time and memory, never quality.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from zlib import crc32
 
 import torch
 
+from filmstrip.api.load import DTYPES
 from filmstrip.checkpoint.atomic import atomic_directory
 from filmstrip.checkpoint.defaults import GenerationDefaults
 from filmstrip.checkpoint.export import Companions, companion_files
@@ -20,6 +20,7 @@ from filmstrip.checkpoint.resolve import resolve
 from filmstrip.checkpoint.write import LazyTensor, write_files, write_weights
 from filmstrip.config import ModelConfig, TextConfig, VisionConfig
 from filmstrip.config.checks import require_choice
+from filmstrip.diagnostics.memory_inference import inference_weights
 from filmstrip.errors import CheckpointError
 from filmstrip.models.weightless import build_meta
 from filmstrip.shapes import Tensor
@@ -52,7 +53,6 @@ SIZES: dict[str, ModelConfig] = {
 """8.7 M, 1.57 B and 7.37 B parameters; all read 257 tokens a frame. `tiny`, the embedded model, is a size too."""
 
 NAMES = ("tiny", *SIZES)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEVIATION = 0.02
 
 
@@ -102,11 +102,5 @@ def _random(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def text_bytes(config: ModelConfig, dtype: str) -> int:
     """What one decoding step reads of the weights: every block, the last norm and the head, not the embedding table."""
     text = replace(config.text, tie_embeddings=False)
-    counts = sum(math.prod(value.shape) for value in build_meta(text).state_dict().values())
-    return (counts - text.vocab_size * text.hidden_size) * DTYPES[dtype].itemsize
-
-
-def cache_bytes(config: ModelConfig, context: int, dtype: str) -> int:
-    """What one decoding step reads of the keys and values, per row."""
-    text = config.text
-    return 2 * text.num_layers * text.num_kv_heads * text.head_dim * context * DTYPES[dtype].itemsize
+    table = text.vocab_size * text.hidden_size * DTYPES[dtype].itemsize
+    return inference_weights(text, dtype, None) - table

@@ -7,15 +7,21 @@ from typing import Any, cast
 import torch
 
 from filmstrip.checkpoint.read import read_checkpoint
-from filmstrip.diagnostics.bench.ours import STEPS
-from filmstrip.diagnostics.bench.workloads import TRAINING_ROWS, Workload, make_inputs, random_cache, random_ids
+from filmstrip.diagnostics.bench.workloads import (
+    STEPS,
+    TRAINING_ROWS,
+    Runner,
+    Workload,
+    make_inputs,
+    random_cache,
+    random_ids,
+)
 from filmstrip.oracle.reference import load_reference, reference_cache, reference_generate
 
-VERSION_OF = "transformers"
 _IGNORE = -100
 
 
-class Theirs:
+class Theirs(Runner):
     """One loaded checkpoint."""
 
     def open(self, directory: Path, dtype: torch.dtype) -> None:
@@ -24,20 +30,8 @@ class Theirs:
         self.config = read_checkpoint(directory).config
         self.model: Any = load_reference(directory, dtype=dtype)
 
-    def prepare(self, workload: Workload) -> Callable[[], int]:
-        """A function that does the work and returns how many units it did."""
-        make = {
-            "load": self._load,
-            "vision": self._vision,
-            "prefill": self._prefill,
-            "decode": self._decode,
-            "second": self._prefill,  # nothing is kept from one question to the next
-            "train": self._train,
-        }
-        return make[workload.kind](workload)
-
     def greedy(self, count: int) -> list[int]:
-        """As `Ours.greedy`."""
+        """As `Runner.greedy`."""
         inputs = make_inputs(self.config, self.dtype)
         given = {"input_ids": inputs.input_ids, "pixel_values_videos": inputs.videos}
         given["attention_mask"] = torch.ones_like(inputs.input_ids)
@@ -45,14 +39,8 @@ class Theirs:
             list[int], reference_generate(self.model, given, max_new_tokens=count, eos_token_id=None)[0].tolist()
         )
 
-    def _load(self, _workload: Workload) -> Callable[[], int]:
-        def run() -> int:
-            self.open(self.directory, self.dtype)
-            return 1
-
-        return run
-
-    def _vision(self, _workload: Workload) -> Callable[[], int]:
+    def vision(self, _workload: Workload) -> Callable[[], int]:
+        """Tower and projector over a clip."""
         videos = make_inputs(self.config, self.dtype).videos
 
         def run() -> int:
@@ -62,7 +50,8 @@ class Theirs:
 
         return run
 
-    def _prefill(self, _workload: Workload) -> Callable[[], int]:
+    def prefill(self, _workload: Workload) -> Callable[[], int]:
+        """A clip and a question, up to the logits of the last position."""
         inputs = make_inputs(self.config, self.dtype)
 
         def run() -> int:
@@ -74,7 +63,12 @@ class Theirs:
 
         return run
 
-    def _decode(self, workload: Workload) -> Callable[[], int]:
+    def second(self, workload: Workload) -> Callable[[], int]:
+        """Nothing is kept from one question to the next, so all is read again."""
+        return self.prefill(workload)
+
+    def decode(self, workload: Workload) -> Callable[[], int]:
+        """`generate` behind a cache that is full to the context."""
         pairs = random_cache(self.config, workload.batch, workload.context - 1, self.dtype)
         generator = torch.Generator().manual_seed(2)
         ids_BT = random_ids(self.config, workload.batch, workload.context, generator)
@@ -87,7 +81,8 @@ class Theirs:
 
         return run
 
-    def _train(self, _workload: Workload) -> Callable[[], int]:
+    def train(self, _workload: Workload) -> Callable[[], int]:
+        """As `Ours.train`."""
         model = self.model.float().train()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("_tower." not in name)

@@ -7,16 +7,17 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from filmstrip.diagnostics.bench.workloads import Workload
+from filmstrip.diagnostics.bench.workloads import Runner, Workload
+from filmstrip.diagnostics.tracker import resident_gauge
 
 _SHORTEST = 0.4  # seconds of one sample: clocks of other processes' work tick in hundredths
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Worker:
@@ -26,6 +27,7 @@ class Worker:
         self.peer = _make(peer)
         self.run: Callable[[], int] = lambda: 0
         self.cold: tuple[Path, ...] = ()
+        self.memory = resident_gauge(ExitStack())
 
     def open(self, directory: str, dtype: str, threads: int) -> dict[str, Any]:
         """Load a checkpoint."""
@@ -43,24 +45,24 @@ class Worker:
         what = Workload(**workload)
         self.cold = tuple(sorted(self.peer.directory.glob("*.safetensors"))) if what.cold else ()
         self.run = self.peer.prepare(what)
-        started = perf_counter()
         self.run()
-        return {"seconds": perf_counter() - started}
+        return {}
 
     def sample(self) -> dict[str, Any]:
         """Do the work until a sample is long enough; seconds of one unit, and the most memory that was resident."""
         for path in self.cold:
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        _CLEAR.write_text("5")  # the kernel's high-water mark starts anew
+        if self.memory is not None:
+            self.memory.reset()
         units, started = 0, perf_counter()
         while units == 0 or (perf_counter() - started < _SHORTEST and not self.cold):
             units += self.run()
         seconds = perf_counter() - started
-        return {"seconds": seconds / units, "total": seconds, "units": units, "peak": _resident_peak()}
+        return {"seconds": seconds / units, "total": seconds, "peak": self.memory.peak() if self.memory else 0}
 
 
-def _make(peer: str) -> Any:
+def _make(peer: str) -> Runner:
     if peer == "filmstrip":
         from filmstrip.diagnostics.bench.ours import Ours
 
@@ -68,13 +70,6 @@ def _make(peer: str) -> Any:
     from filmstrip.diagnostics.bench.theirs import Theirs
 
     return Theirs()
-
-
-def _resident_peak() -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def main() -> None:

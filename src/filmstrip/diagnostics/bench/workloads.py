@@ -1,7 +1,10 @@
 """What is timed. A workload is one unit of work on one model; the peers' own code does it (`ours`, `theirs`)."""
 
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,7 +14,8 @@ from filmstrip.shapes import Float, Int, Tensor
 Kind = Literal["load", "vision", "prefill", "decode", "second", "train"]
 FRAMES, QUESTION_TOKENS = 8, 40
 TRAINING_ROWS = 2
-_PROMPT_HEAD = 4  # tokens before the video
+PROMPT_HEAD = 4  # tokens before the video
+STEPS = 16  # tokens in one run of decoding
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,6 @@ class Workload:
             "train": f"training step, batch {TRAINING_ROWS}",
         }
         return names[self.kind]
-
-    @property
-    def unit(self) -> str:
-        """What one unit of work is."""
-        return "step" if self.kind in ("decode", "train") else "run"
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -75,18 +74,19 @@ def make_inputs(config: ModelConfig, dtype: torch.dtype, rows: int = 1, seed: in
     """Random pixels and words, the same for every peer."""
     generator = torch.Generator().manual_seed(seed)
     size, visual = config.video_tower.image_size, config.clip_tokens(FRAMES)
-    words = random_ids(config, rows, _PROMPT_HEAD + QUESTION_TOKENS, generator)
+    words = random_ids(config, rows, PROMPT_HEAD + QUESTION_TOKENS, generator)
     video = torch.full((rows, visual), config.video_token_id or 0)
-    ids_BT = torch.cat([words[:, :_PROMPT_HEAD], video, words[:, _PROMPT_HEAD:]], dim=1)
+    ids_BT = torch.cat([words[:, :PROMPT_HEAD], video, words[:, PROMPT_HEAD:]], dim=1)
     pixels = torch.randn(rows, FRAMES, 3, size, size, generator=generator).to(dtype)
-    return Inputs(ids_BT, pixels, _PROMPT_HEAD + visual)
+    return Inputs(ids_BT, pixels, PROMPT_HEAD + visual)
 
 
 def random_ids(config: ModelConfig, rows: int, count: int, generator: torch.Generator) -> Int[Tensor, "B T"]:
     """Ids below every placeholder."""
     least = min(*config.placeholder_ids.values(), config.pad_token_id, config.text.vocab_size)
-    low = 3 if least > 3 else 10  # the embedded model's special tokens come first
-    high = least if least > 3 else config.text.vocab_size
+    low, high = (
+        (3, least) if least > 3 else (10, config.text.vocab_size)
+    )  # the embedded model's special ones come first
     return torch.randint(low, high, (rows, count), generator=generator)
 
 
@@ -101,6 +101,33 @@ def random_cache(config: ModelConfig, rows: int, context: int, dtype: torch.dtyp
     ]
 
 
-def as_dict(workload: Workload) -> dict[str, Any]:
-    """For the wire; `Workload(**as_dict(w)) == w`."""
-    return {"kind": workload.kind, "context": workload.context, "batch": workload.batch, "cold": workload.cold}
+class Runner:
+    """One program with one checkpoint loaded; each method of a workload gives a function that does the work once and
+    returns how many units that was.
+    """
+
+    directory: Path
+    dtype: torch.dtype
+    config: ModelConfig
+
+    @abstractmethod
+    def open(self, directory: Path, dtype: torch.dtype) -> None:
+        """Load the weights."""
+
+    @abstractmethod
+    def greedy(self, count: int) -> list[int]:
+        """The first tokens of an answer to the prompt that `prefill` reads: all must agree on them in float32."""
+
+    def prepare(self, workload: Workload) -> Callable[[], int]:
+        """The function that does the work."""
+        method: Callable[[Workload], Callable[[], int]] = getattr(self, workload.kind)
+        return method(workload)
+
+    def load(self, _workload: Workload) -> Callable[[], int]:
+        """Load the weights again."""
+
+        def run() -> int:
+            self.open(self.directory, self.dtype)
+            return 1
+
+        return run
