@@ -41,6 +41,7 @@ from filmstrip.world import (
     draw_clip,
     sample_clip,
 )
+from filmstrip.world.scene import Recolour
 
 GREY = Background("plain", (90.0, 90.0, 90.0), (90.0, 90.0, 90.0))
 RED, BLUE = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("blue")
@@ -101,7 +102,7 @@ def test_a_summary_tells_the_whole_clip() -> None:
             if facts["path"] == IGNORE:
                 assert [one.colour for one in scene.shapes].count(shape.colour) > 1
                 continue
-            assert (SHAPES[facts["shape"]], PATHS[facts["path"]]) == (shape.shape, shape.motion)
+            assert (SHAPES[facts["partner"]], PATHS[facts["path"]]) == (shape.shape, shape.motion)
             assert (facts["laps"], facts["bounces"]) == (shape.laps, shape.bounces or 0)
             assert (facts["first"], facts["end"]) == (shape.first_frame, shape.end_frame)
             assert facts["event"] == (0 if shape.event is None else 1 + EVENTS.index(shape.event.kind))
@@ -109,6 +110,28 @@ def test_a_summary_tells_the_whole_clip() -> None:
         absent = NUM_COLOURS - len({shape.colour for shape in scene.shapes})
         assert (summary == IGNORE).all(-1).sum() >= absent
     assert seen == set(PATHS)
+
+
+def test_a_summary_tells_a_shape_by_its_kind_too() -> None:
+    turning = Recolour(4, "green", (0.0, 200.0, 0.0))
+    shapes = (
+        star(path=((0.2, 0.8),), size=0.3, recolour=turning),
+        star(shape="circle", path=((0.6, 0.6),), size=0.2),
+        star(shape="circle", colour="blue", path=((0.8, 0.2),), size=0.4),
+    )
+    summary = labels_of(Scene(shapes, GREY, 8)).summary[0]
+    by_kind = {
+        name: dict(zip(SUMMARY, summary[NUM_COLOURS + SHAPES.index(name)].tolist(), strict=True)) for name in SHAPES
+    }
+    facts = by_kind["star"]
+    assert COLOUR_NAMES[facts["partner"]] == "red"
+    assert COLOUR_NAMES[facts["becomes"] - 1] == "green"
+    assert (facts["smaller"], facts["to_the_left"], facts["above"]) == (1, 0, 2)
+    # Two circles: the kind tells neither, and of the two red ones neither is told by its colour.
+    assert set(by_kind["circle"].values()) == {IGNORE} == set(summary[RED].tolist())
+    blue = dict(zip(SUMMARY, summary[COLOUR_NAMES.index("blue")].tolist(), strict=True))
+    assert (SHAPES[blue["partner"]], blue["becomes"]) == ("circle", 0)
+    assert (blue["smaller"], blue["to_the_left"], blue["above"]) == (2, 2, 0)
 
 
 def test_a_camera_that_pans_moves_the_ground_the_other_way() -> None:

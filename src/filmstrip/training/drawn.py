@@ -18,6 +18,7 @@ from filmstrip.training.language import LanguageTraining, answer_loss
 from filmstrip.training.motion import (
     NUM_CELLS,
     NUM_COLOURS,
+    NUM_NAMES,
     NUM_SHAPES,
     NUM_STATES,
     SUMMARY,
@@ -126,7 +127,7 @@ class MotionHeads(nn.Module):
         self.velocity = nn.Linear(width, NUM_COLOURS * 2)
         self.camera = nn.Linear(width, 3)
         self.cut = nn.Linear(width, 2)
-        self.summary = nn.ModuleDict({name: nn.Linear(width, NUM_COLOURS * size) for name, size in SUMMARY.items()})
+        self.summary = nn.ModuleDict({name: nn.Linear(width, NUM_NAMES * size) for name, size in SUMMARY.items()})
         self.shots = nn.ModuleList(nn.Linear(width, size) for size in (len(CAMERA_MOVES), len(CAMERA_MOVES), TICKS))
 
     def forward(
@@ -190,7 +191,7 @@ class MotionHeads(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         losses, figures = [], dict[str, float]()
         for index, (name, head) in enumerate(self.summary.items()):
-            said, true = head(told_BD).unflatten(-1, (NUM_COLOURS, -1)), labels.summary[..., index]
+            said, true = head(told_BD).unflatten(-1, (NUM_NAMES, -1)), labels.summary[..., index]
             losses.append(_cross_entropy(said, true))
             figures[f"{name}_right"] = _right(said, true, true != IGNORE)
         shots = [head(told_BD) for head in self.shots]

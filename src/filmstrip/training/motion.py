@@ -39,8 +39,13 @@ _LEAST_CONTRAST = 0.05  # in deviations of CLIP's pixels: plain grounds are not 
 
 PATHS: tuple[str, ...] = (*DIRECTIONS, "still", "around", "turn", "bounce")
 _MOST_LAPS, _MOST_BOUNCES = 3, 3
+_MOST_SHAPES = 4
 SUMMARY: dict[str, int] = {
-    "shape": NUM_SHAPES,
+    "partner": max(NUM_COLOURS, NUM_SHAPES),
+    "becomes": NUM_COLOURS + 1,
+    "smaller": _MOST_SHAPES,
+    "to_the_left": _MOST_SHAPES,
+    "above": _MOST_SHAPES,
     "path": len(PATHS),
     "laps": _MOST_LAPS + 1,
     "bounces": _MOST_BOUNCES + 1,
@@ -49,7 +54,12 @@ SUMMARY: dict[str, int] = {
     "event": 1 + len(EVENTS),
     "event_frame": TICKS + 1,
 }
-"""What is told of every colour when the clip is over, and how many classes each has."""
+"""What is told of every colour and kind of shape when the clip is over, and how many classes each has.
+
+`partner` is the shape in a colour and the colour of a shape, `becomes` the colour that it changes to (0: none), and
+`smaller`, `to_the_left` and `above` count the shapes that are so, by their means over the clip.
+"""
+NUM_NAMES = NUM_COLOURS + NUM_SHAPES
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,9 @@ class MotionLabels(TensorBatch):
     did, to the right, downwards, and the logarithm of its zoom times ten; `cut` is 1 for the first frame after one.
     `patch_shape` and `patch_colour` say what covers each patch (0: nothing), so that it is not forgotten over all this.
 
-    The last two are about the whole clip. `summary` has a class of each fact of `SUMMARY` for the shape that began in
-    each colour (IGNORE without one); `shots` the camera's first and last movement and the frame of its cut, or 0.
+    The last two are about the whole clip. `summary` has a class of each fact of `SUMMARY` for the one shape that began
+    in each colour, and for the one shape of each kind (IGNORE without one); `shots` the camera's first and last
+    movement and the frame of its cut, or 0.
     """
 
     flow: Float[Tensor, "B F patches 2"]
@@ -78,7 +89,7 @@ class MotionLabels(TensorBatch):
     camera: Float[Tensor, "B F 3"]
     camera_counts: Bool[Tensor, "B F"]
     cut: Int[Tensor, "B F"]
-    summary: Int[Tensor, "B colours facts"]
+    summary: Int[Tensor, "B names facts"]
     shots: Int[Tensor, "B 3"]
 
 
@@ -155,23 +166,40 @@ def _colour_labels(scene: Scene) -> tuple[np.ndarray, ...]:
 
 
 def _summary(scene: Scene) -> np.ndarray:
-    """Classes (colours, facts) of what each shape did, under its first colour."""
-    facts = np.full((NUM_COLOURS, len(SUMMARY)), IGNORE)
-    colours = [shape.colour for shape in scene.shapes]
-    for shape in scene.shapes:
-        if colours.count(shape.colour) == 1:
-            event, bounces = shape.event, shape.bounces or 0
-            facts[COLOUR_NAMES.index(shape.colour)] = (
-                SHAPES.index(shape.shape),
-                PATHS.index(shape.motion),
-                shape.laps,
-                bounces,
-                shape.first_frame,
-                shape.end_frame,
-                0 if event is None else 1 + EVENTS.index(event.kind),
-                0 if event is None else event.start,
-            )
+    """Classes (names, facts) of what each shape did, under its first colour and under its kind."""
+    facts = np.full((NUM_NAMES, len(SUMMARY)), IGNORE)
+    colours = [COLOUR_NAMES.index(shape.colour) for shape in scene.shapes]
+    kinds = [SHAPES.index(shape.shape) for shape in scene.shapes]
+    for shape, colour, kind, ranks in zip(scene.shapes, colours, kinds, _ranks(scene), strict=True):
+        event, change = shape.event, shape.recolour
+        told = (
+            0 if change is None else 1 + COLOUR_NAMES.index(change.colour),
+            *ranks,
+            PATHS.index(shape.motion),
+            shape.laps,
+            shape.bounces or 0,
+            shape.first_frame,
+            shape.end_frame,
+            0 if event is None else 1 + EVENTS.index(event.kind),
+            0 if event is None else event.start,
+        )
+        if colours.count(colour) == 1:
+            facts[colour] = (kind, *told)
+        if kinds.count(kind) == 1:
+            facts[NUM_COLOURS + kind] = (colour, *told)
     return facts
+
+
+def _ranks(scene: Scene) -> np.ndarray:
+    """For each shape (S, 3): how many of the others are smaller, further to the left, further up."""
+    if not scene.shapes:
+        return np.zeros((0, 3), int)
+    places = [
+        np.mean([shape.position(frame) for frame in range(scene.num_frames) if shape.visible(frame)], axis=0)
+        for shape in scene.shapes
+    ]
+    values = np.array([(shape.size, *place) for shape, place in zip(scene.shapes, places, strict=True)])
+    return (values[None] < values[:, None]).sum(1)
 
 
 def _shots(scene: Scene) -> np.ndarray:

@@ -29,7 +29,7 @@ from filmstrip.world import CLIPS, STILLS, corpus
 
 VISION = VisionConfig(hidden_size=128, intermediate_size=512, num_layers=4, num_heads=4, image_size=64, patch_size=16)
 TEXT = TextConfig(
-    vocab_size=1024,
+    vocab_size=640,
     hidden_size=128,
     intermediate_size=352,
     num_layers=6,
