@@ -11,7 +11,7 @@ import torch
 from filmstrip.api.answer import Answer, Origin, StopReason, Timings, make_run_card
 from filmstrip.api.chat import Chat
 from filmstrip.api.request import Media, Request, RequestBuilder, conversation
-from filmstrip.api.reuse import PromptReader, has_hooks, weights_state
+from filmstrip.api.reuse import PromptReader, weights_state
 from filmstrip.api.stream import AnswerStream, AnswerText, cache_memory
 from filmstrip.cache import ContentStore
 from filmstrip.checkpoint.defaults import GenerationDefaults

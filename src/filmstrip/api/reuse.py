@@ -145,8 +145,3 @@ class PromptReader:
 def weights_state(model: nn.Module) -> tuple[tuple[int, int], ...]:
     """Where the weights are and how often each was written to: equal as long as nobody changes them."""
     return tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
-
-
-def has_hooks(model: nn.Module) -> bool:
-    """Whether anything was hung into the model that may change what it computes."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -41,7 +41,7 @@ class KVCache:
         Raises `FilmstripError` when the capacity does not suffice.
         """
         end = self.length + k_BKTH.shape[2]
-        self._require(end)
+        self.require(end)
         self.keys[layer, :, :, self.length : end] = k_BKTH
         self.values[layer, :, :, self.length : end] = v_BKTH
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
@@ -63,7 +63,7 @@ class KVCache:
     def load(self, filled: Mapping[str, Tensor]) -> None:
         """Take back what `copy` gave, as the first slots. Raises `FilmstripError` where the capacity is too small."""
         length = filled["keys"].shape[3]
-        self._require(length)
+        self.require(length)
         self.keys[:, :, :, :length] = filled["keys"]
         self.values[:, :, :, :length] = filled["values"]
         self.length = length
@@ -82,6 +82,7 @@ class KVCache:
             new[:, :, :, : self.length] = old[:, :, :, : self.length]
             setattr(self, name, new)
 
-    def _require(self, num_tokens: int) -> None:
+    def require(self, num_tokens: int) -> None:
+        """Raise `FilmstripError` unless there is room for so many tokens in all."""
         if num_tokens > self.capacity:
             raise FilmstripError(f"the key/value cache holds {self.capacity} tokens and {num_tokens} are needed")

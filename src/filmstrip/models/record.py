@@ -108,3 +108,8 @@ def _hook(
         # Some releases return a tuple from a layer, with attention weights after the hidden state.
         attention.activations[point.site] = (value[point.item] if isinstance(value, tuple) else value).detach()
     calls[0] += 1
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether anything was hung into the model that may change what it computes."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

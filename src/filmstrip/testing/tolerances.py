@@ -67,4 +67,10 @@ TOLERANCES: dict[str, Tolerance] = {
         reason="30 layers of the same sums; nothing with the same kernels, 4.6e-5 against written-out attention, on "
         "logits up to 29; rows of q and k left in llama.cpp's order would move them by 13",
     ),
+    "compiled step, float32": Tolerance(
+        "float32",
+        bound=1e-4,
+        worst=0.0,
+        reason="the same sums in another order, float32 throughout; logits reach 20",
+    ),
 }

@@ -1,0 +1,255 @@
+// Products of a stored matrix with one to 8 vectors: each weight is read once and used for all of them.
+//
+// Rows are the outer loop and sums stay in registers, so what bounds the speed is reading memory, at any width of storage.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+
+// `Stored` types are for reading and writing anywhere: copying a register's worth of bytes some other way goes through
+// the stack, in pieces, which takes ten times as long.
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef float StoredFloats __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t StoredHalves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+typedef int8_t StoredBytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef uint8_t StoredNibbles __attribute__((vector_size(LANES), aligned(1), may_alias));
+
+enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, INT8 = 3, INT4 = 4 };
+
+// A weight of `rows` outputs and `cols` inputs, row after row; bias may be null.
+// INT8 and INT4 have one float32 scale for every `group` inputs of a row. A group of INT4 is group / 2 bytes: value i in
+// the low half of byte i, value i + group / 2 in the high half, both stored plus 8.
+struct Matrix {
+  const void* data;
+  const float* scales;
+  const float* bias;
+  int64_t rows, cols, group;
+  int32_t kind;
+};
+
+namespace {
+
+constexpr int MAX_ROWS = 8;
+
+inline Vector load(const float* p) { return *(const StoredFloats*)p; }
+
+inline void store(float* p, Vector v) { *(StoredFloats*)p = v; }
+
+// Halves are added to each other until four are left: a chain of additions would take longer than a short row.
+inline float sum(Vector v) {
+  typedef float Four __attribute__((vector_size(16)));
+  Four parts[LANES / 4];
+  std::memcpy(parts, &v, sizeof v);
+  for (int n = LANES / 8; n; n /= 2)
+    for (int i = 0; i < n; i++) parts[i] += parts[i + n];
+  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
+}
+
+struct BFloat16 { uint16_t bits; };
+struct Float16 { uint16_t bits; };
+
+inline Vector load(const BFloat16* p) {
+  return (Vector)(__builtin_convertvector(*(const StoredHalves*)p, Ints) << 16);
+}
+
+inline float widen(uint16_t bits) {  // IEEE half precision, subnormals included
+  const uint32_t sign = uint32_t(bits & 0x8000) << 16, magnitude = bits & 0x7fff;
+  uint32_t wide = magnitude >= 0x7c00 ? (magnitude << 13) | 0x7f800000 : (magnitude << 13) + 0x38000000;
+  float value;
+  if (magnitude < 0x400) {
+    value = float(magnitude) * 0x1p-24f;
+    std::memcpy(&wide, &value, 4);
+  }
+  wide |= sign;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+inline Vector load(const Float16* p) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__F16C__)
+  return (Vector)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+  Vector v;
+  for (int i = 0; i < LANES; i++) v[i] = widen(p[i].bits);
+  return v;
+#endif
+}
+
+inline Vector load(const int8_t* p) {
+  return __builtin_convertvector(__builtin_convertvector(*(const StoredBytes*)p, Ints), Vector);
+}
+
+// Both halves of LANES bytes of INT4.
+inline void load(const uint8_t* p, Vector& low, Vector& high) {
+  const Ints wide = __builtin_convertvector(*(const StoredNibbles*)p, Ints);
+  low = __builtin_convertvector((wide & 15) - 8, Vector);
+  high = __builtin_convertvector((wide >> 4) - 8, Vector);
+}
+
+inline float as_float(float x) { return x; }
+inline float as_float(BFloat16 x) {
+  const uint32_t wide = uint32_t(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+inline float as_float(Float16 x) { return widen(x.bits); }
+
+// R rows of a matrix times B vectors, which lie `stride` apart: out[r][b]. Sums run in R * B registers.
+template <int R, int B, typename Weight>
+inline void dot_rows(const Weight* w, const float* x, int64_t cols, int64_t stride, float (*out)[MAX_ROWS]) {
+  Vector sums[R][B] = {};
+  int64_t c = 0;
+  for (; c + LANES <= cols; c += LANES) {
+    Vector inputs[B];
+#pragma GCC unroll 8
+    for (int b = 0; b < B; b++) inputs[b] = load(x + b * stride + c);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      const Vector weights = load(w + r * cols + c);
+#pragma GCC unroll 8
+      for (int b = 0; b < B; b++) sums[r][b] += weights * inputs[b];
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int b = 0; b < B; b++) {
+      float rest = sum(sums[r][b]);
+      for (int64_t i = c; i < cols; i++) rest += as_float(w[r * cols + i]) * x[b * stride + i];
+      out[r][b] = rest;
+    }
+}
+
+template <int B>
+inline void dot_int8(const int8_t* w, const float* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
+                     float* out) {
+  Vector sums[B] = {};
+  for (int64_t start = 0; start < cols; start += group, scales++) {
+    Vector parts[B] = {};
+    for (int64_t c = start; c < start + group; c += LANES) {
+      const Vector weights = load(w + c);
+      for (int b = 0; b < B; b++) parts[b] += weights * load(x + b * stride + c);
+    }
+    for (int b = 0; b < B; b++) sums[b] += parts[b] * *scales;
+  }
+  for (int b = 0; b < B; b++) out[b] = sum(sums[b]);
+}
+
+template <int B>
+inline void dot_int4(const uint8_t* w, const float* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
+                     float* out) {
+  Vector sums[B] = {};
+  const int64_t half = group / 2;
+  for (int64_t start = 0; start < cols; start += group, scales++, w += half) {
+    Vector parts[B] = {};
+    for (int64_t c = 0; c < half; c += LANES) {
+      Vector low, high;
+      load(w + c, low, high);
+      for (int b = 0; b < B; b++) {
+        const float* inputs = x + b * stride + start + c;
+        parts[b] += low * load(inputs) + high * load(inputs + half);
+      }
+    }
+    for (int b = 0; b < B; b++) sums[b] += parts[b] * *scales;
+  }
+  for (int b = 0; b < B; b++) out[b] = sum(sums[b]);
+}
+
+template <int B, typename Weight>
+int rows_at_once(const Weight* w, const float* x, const Matrix& m, int64_t left, int64_t stride, float (*out)[MAX_ROWS]) {
+  constexpr int R = LANES == 16 || B < 4 ? 4 : 3;  // R * B sums and what is multiplied fit the registers
+  if (left < R) {
+    dot_rows<1, B>(w, x, m.cols, stride, out);
+    return 1;
+  }
+  dot_rows<R, B>(w, x, m.cols, stride, out);
+  return R;
+}
+
+// Rows from `row` on, at most `left` of them, times B vectors into out[r][b]; how many rows it were.
+template <int B>
+int some_rows(const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride, float (*out)[MAX_ROWS]) {
+  const int64_t place = row * m.cols;
+  switch (m.kind) {
+    case BFLOAT16: return rows_at_once<B>((const BFloat16*)m.data + place, x, m, left, stride, out);
+    case FLOAT16: return rows_at_once<B>((const Float16*)m.data + place, x, m, left, stride, out);
+    case INT8:
+      dot_int8<B>((const int8_t*)m.data + place, m.scales + place / m.group, x, m.cols, m.group, stride, out[0]);
+      return 1;
+    case INT4:
+      dot_int4<B>((const uint8_t*)m.data + place / 2, m.scales + place / m.group, x, m.cols, m.group, stride, out[0]);
+      return 1;
+    default: return rows_at_once<B>((const float*)m.data + place, x, m, left, stride, out);
+  }
+}
+
+// The same for any batch, four vectors at a time: the rows are in the nearest cache when they are read again.
+int some_rows(int batch, const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride,
+              float (*out)[MAX_ROWS]) {
+  int done = 1;
+  for (int b = 0; b < batch; b += 4) {
+    float part[4][MAX_ROWS];
+    switch (std::min(batch - b, 4)) {
+      case 1: done = some_rows<1>(m, row, left, x + b * stride, stride, part); break;
+      case 2: done = some_rows<2>(m, row, left, x + b * stride, stride, part); break;
+      case 3: done = some_rows<3>(m, row, left, x + b * stride, stride, part); break;
+      default: done = some_rows<4>(m, row, left, x + b * stride, stride, part); break;
+    }
+    left = done;  // the next vectors have the same rows
+    for (int r = 0; r < done; r++)
+      for (int i = b; i < std::min(batch, b + 4); i++) out[r][i] = part[r][i - b] + (m.bias ? m.bias[row + r] : 0.0f);
+  }
+  return done;
+}
+
+// Pieces that threads take one after another, so that one that is held up does not hold up the others.
+constexpr int64_t PIECE = 32;
+
+// `use(row, value of each of the batch)` for rows [start, end) of m x.
+template <typename Use>
+void multiply_piece(const Matrix& m, int batch, const float* x, int64_t start, int64_t end, Use use) {
+  float out[4][MAX_ROWS];
+  for (int64_t row = start; row < end;) {
+    const int done = some_rows(batch, m, row, end - row, x, m.cols, out);
+    for (int r = 0; r < done; r++) use(row + r, out[r]);
+    row += done;
+  }
+}
+
+// The same for every row, divided among the threads of a team, which all call it. It ends without waiting for them.
+template <typename Use>
+void multiply(const Matrix& m, int batch, const float* x, Use use) {
+#pragma omp for schedule(dynamic, 1) nowait
+  for (int64_t start = 0; start < m.rows; start += PIECE)
+    multiply_piece(m, batch, x, start, std::min(start + PIECE, m.rows), use);
+}
+
+// silu(gate x) * (up x), out (B, rows).
+void multiply_gated(const Matrix& gate, const Matrix& up, int batch, const float* x, float* out) {
+#pragma omp for schedule(dynamic, 1) nowait
+  for (int64_t start = 0; start < gate.rows; start += PIECE) {
+    const int64_t end = std::min(start + PIECE, gate.rows);
+    multiply_piece(gate, batch, x, start, end, [&](int64_t row, const float* values) {
+      for (int b = 0; b < batch; b++) out[b * gate.rows + row] = values[b] / (1.0f + std::exp(-values[b]));
+    });
+    multiply_piece(up, batch, x, start, end, [&](int64_t row, const float* values) {
+      for (int b = 0; b < batch; b++) out[b * gate.rows + row] *= values[b];
+    });
+  }
+}
+
+}  // namespace

@@ -1,0 +1,162 @@
+"""One step of decoding as one call: pointers into the weights and the cache, and the library's structures."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from filmstrip.cache import KVCache
+from filmstrip.kernels.library import Kernels
+from filmstrip.shapes import Bool, Float, Int, Tensor
+
+MAX_ROWS = 8  # of a batch; a product of more rows is what matrix libraries are for
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_SMALL = 2**20  # bytes of weights below which threads cost more than they bring
+_FLOATS, _POINTER = ctypes.POINTER(ctypes.c_float), ctypes.c_void_p
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        *((name, _POINTER) for name in ("data", "scales", "bias")),
+        *((name, ctypes.c_int64) for name in ("rows", "cols", "group")),
+        ("kind", ctypes.c_int32),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("attention_norm", _POINTER),
+        *((name, _Matrix) for name in ("q", "k", "v", "o")),
+        ("mlp_norm", _POINTER),
+        *((name, _Matrix) for name in ("gate", "up", "down")),
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)),
+        ("final_norm", _POINTER),
+        ("head", _Matrix),
+        *((name, _POINTER) for name in ("x", "cos", "sin", "keys", "values", "keep", "logits", "scratch")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("num_layers", "batch", "width", "heads", "kv_heads", "head_dim", "inner", "capacity", "length")
+        ),
+        ("eps", ctypes.c_float),
+        ("threads", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A weight (rows, cols) as it lies in memory, contiguous, and its bias in float32."""
+
+    data: Tensor
+    bias: Float[Tensor, "rows"] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads."""
+        return self.data.nbytes
+
+    def describe(self) -> _Matrix:
+        """For the library. The tensors must outlive it."""
+        rows, cols = self.data.shape
+        bias = None if self.bias is None else self.bias.data_ptr()
+        return _Matrix(self.data.data_ptr(), None, bias, rows, cols, 0, _KINDS[self.data.dtype])
+
+
+@dataclass(frozen=True)
+class Projections:
+    """The weights of a decoder block in the order of their use; norms are float32."""
+
+    attention_norm: Float[Tensor, "D"]
+    q: StoredMatrix
+    k: StoredMatrix
+    v: StoredMatrix
+    o: StoredMatrix
+    mlp_norm: Float[Tensor, "D"]
+    gate: StoredMatrix
+    up: StoredMatrix
+    down: StoredMatrix
+
+    @property
+    def matrices(self) -> tuple[StoredMatrix, ...]:
+        """All but the norms."""
+        return (self.q, self.k, self.v, self.o, self.gate, self.up, self.down)
+
+
+class FusedStep:
+    """Reads one new token per row behind the cache's end, all layers and the head in one call.
+
+    The tensors are read where they are, so they must stay there and be contiguous. `inv_freq` are the rotary angles per
+    position. Sums are float32, in another order than PyTorch's: logits differ by rounding.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        blocks: Sequence[Projections],
+        final_norm: Float[Tensor, "D"],
+        head: StoredMatrix,
+        cache: KVCache,
+        rotary: tuple[Float[Tensor, "S H"], Float[Tensor, "S H"]],
+        eps: float,
+    ) -> None:
+        expected = ctypes.sizeof(_Matrix) * 1_000_000 + ctypes.sizeof(_Layer) * 1000 + ctypes.sizeof(_Step)
+        assert kernels.sizes == expected, "the structures of the library are others than those of this module"
+        self._kernels, self.cache, self.rotary = kernels, cache, rotary
+        self._kept = (blocks, final_norm, head)  # pointers do not keep what they point to
+        self._layers = (_Layer * len(blocks))(*map(_describe, blocks))
+        num_layers, batch, kv_heads, _, head_dim = cache.keys.shape
+        width, first = final_norm.shape[0], blocks[0]
+        self._logits = torch.empty(batch, head.data.shape[0])
+        nbytes = sum(matrix.nbytes for block in blocks for matrix in block.matrices) + head.nbytes
+        self._step = _Step(
+            layers=self._layers,
+            final_norm=final_norm.data_ptr(),
+            head=head.describe(),
+            logits=self._logits.data_ptr(),
+            num_layers=num_layers,
+            batch=batch,
+            width=width,
+            heads=first.q.data.shape[0] // head_dim,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            inner=first.gate.data.shape[0],
+            eps=eps,
+            threads=1 if nbytes < _SMALL else torch.get_num_threads(),
+        )
+        self._scratch = torch.empty(0)
+
+    def __call__(
+        self,
+        x_BD: Float[Tensor, "B D"],
+        positions_B: Int[Tensor, "B"],
+        keep_BS: Bool[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, "B W"]:
+        """Logits of the tokens after these; `keep_BS` is False for the slots that are padding, this one's included.
+
+        The cache gets their keys and values, but is not advanced. `x_BD` is overwritten. Raises `FilmstripError` when
+        the cache is full.
+        """
+        cache, step = self.cache, self._step
+        cache.require(cache.length + 1)
+        cos_BH, sin_BH = (table.index_select(0, positions_B) for table in self.rotary)
+        keep = None if keep_BS is None else keep_BS.to(torch.uint8).contiguous()
+        step.x, step.cos, step.sin = x_BD.data_ptr(), cos_BH.data_ptr(), sin_BH.data_ptr()
+        step.keys, step.values = cache.keys.data_ptr(), cache.values.data_ptr()
+        step.keep = None if keep is None else keep.data_ptr()
+        if step.capacity != cache.capacity:
+            step.capacity = cache.capacity
+            self._scratch = torch.empty(self._kernels.scratch(ctypes.byref(step)))
+            step.scratch = self._scratch.data_ptr()
+        step.length = cache.length
+        self._kernels.step(ctypes.byref(step))
+        return self._logits.clone()
+
+
+def _describe(block: Projections) -> _Layer:
+    q, k, v, o, gate, up, down = (matrix.describe() for matrix in block.matrices)
+    return _Layer(block.attention_norm.data_ptr(), q, k, v, o, block.mlp_norm.data_ptr(), gate, up, down)

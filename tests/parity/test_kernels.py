@@ -1,0 +1,149 @@
+"""The compiled step against its twin, `decode_step`: logits, the cache, and tokens."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from filmstrip.cache import KVCache
+from filmstrip.config import RopeConfig, TextConfig
+from filmstrip.generation import VideoLlavaForGeneration
+from filmstrip.generation.fused import fused_decoding
+from filmstrip.generation.step import decode_step, new_cache, prefill
+from filmstrip.kernels import find_kernels
+from filmstrip.testing.tolerances import TOLERANCES
+from tests.models import GOLDEN, TEXT, random_model
+
+BOUND = TOLERANCES["compiled step, float32"].bound
+SHAPES = {
+    "grouped heads": TEXT,
+    "one head a key": replace(TEXT, num_kv_heads=4),
+    "tied head": replace(TEXT, tie_embeddings=True),
+    "biases": replace(TEXT, attention_bias=True, mlp_bias=True),
+    "linear rope": replace(TEXT, rope=RopeConfig(scaling="linear", factor=4.0)),
+    "odd sizes": replace(TEXT, hidden_size=44, intermediate_size=61, head_dim=22, num_layers=2, vocab_size=195),
+    "wide": replace(TEXT, hidden_size=256, intermediate_size=700, head_dim=64, num_layers=2),
+}
+
+pytestmark = pytest.mark.skipif(find_kernels("wait")[0] is None, reason=find_kernels("wait")[1] or "kernels are off")
+
+
+def model_of(text: TextConfig) -> VideoLlavaForGeneration:
+    model = random_model(replace(GOLDEN, text=text))
+    for parameter in model.text_tower.parameters():
+        parameter.data *= (TEXT.hidden_size / text.hidden_size) ** 0.5
+    return model.requires_grad_(False)
+
+
+def read(model: VideoLlavaForGeneration, mask: torch.Tensor | None, batch: int, length: int) -> KVCache:
+    """A cache with a prompt read."""
+    cache = new_cache(model, batch, length + 8)
+    ids = torch.randint(0, 190, (batch, length), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        prefill(model, cache, model.text_tower.token_embedding(ids), mask)
+    return cache
+
+
+def padded(batch: int, length: int) -> torch.Tensor:
+    """Rows of different lengths, padded on the left, with room for the tokens to come."""
+    mask = torch.ones(batch, length, dtype=torch.long)
+    for row in range(batch):
+        mask[row, : 2 * row] = 0
+    return mask
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_steps_give_the_logits_of_the_twin(shape: str, batch: int) -> None:
+    model = model_of(SHAPES[shape])
+    mask = padded(batch, 20) if batch > 1 else None
+    caches = [read(model, mask, batch, 20) for _ in range(2)]
+    fused = fused_decoding(model, caches[1])
+    assert fused is not None
+    for step in range(4):
+        ids = torch.arange(batch) + 10 * step
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(batch, 1)], dim=1)
+        with torch.inference_mode():
+            theirs, ours = decode_step(model, caches[0], ids, mask), fused(ids, mask)
+        assert theirs.abs().max() > 1
+        torch.testing.assert_close(ours, theirs, atol=BOUND, rtol=0)
+        assert caches[1].length == caches[0].length
+        for name in ("keys", "values"):
+            filled = [getattr(cache, name)[:, :, :, : cache.length] for cache in caches]
+            torch.testing.assert_close(filled[1], filled[0], atol=BOUND, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing(threads: int) -> None:
+    model = model_of(replace(TEXT, hidden_size=512, intermediate_size=1024, head_dim=128))  # large enough for threads
+    caches, logits = [read(model, None, 2, 9) for _ in range(2)], []
+    for count, cache in zip((1, threads), caches, strict=True):
+        torch.set_num_threads(count)
+        fused = fused_decoding(model, cache)
+        assert fused is not None and fused._step._step.threads == count
+        with torch.inference_mode():
+            logits.append(fused(torch.tensor([3, 4])))
+    torch.set_num_threads(1)
+    assert torch.equal(*logits)
+
+
+def test_a_row_equals_the_row_alone() -> None:
+    """Bit for bit: each row's sums run in the same order whatever stands beside it."""
+    model = model_of(TEXT)
+    cache, alone = read(model, None, 3, 9), new_cache(model, 1, 17)
+    alone.load({name: getattr(cache, name)[:, 1:2, :, :9] for name in ("keys", "values")})
+    fused, single = fused_decoding(model, cache), fused_decoding(model, alone)
+    assert fused is not None and single is not None
+    with torch.inference_mode():
+        assert torch.equal(fused(torch.tensor([3, 4, 5]))[1], single(torch.tensor([4]))[0])
+
+
+def test_a_long_context() -> None:
+    """Softmax over 3,000 slots, among them scores far apart."""
+    model = model_of(replace(TEXT, max_positions=4096))
+    for block in model.text_tower.blocks:
+        block.attention.q_proj.weight.data *= 6
+    caches = [read(model, None, 1, 3000) for _ in range(2)]
+    fused = fused_decoding(model, caches[1])
+    assert fused is not None
+    with torch.inference_mode():
+        theirs, ours = decode_step(model, caches[0], torch.tensor([5])), fused(torch.tensor([5]))
+    torch.testing.assert_close(ours, theirs, atol=BOUND, rtol=0)
+
+
+def test_generation_uses_it_and_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(TEXT)
+    ids = torch.randint(0, 190, (3, 12), generator=torch.Generator().manual_seed(2))
+    fast = model.generate(ids, max_new_tokens=24)
+    monkeypatch.setattr("filmstrip.generation.loop.fused_decoding", lambda model, cache: None)
+    assert torch.equal(model.generate(ids, max_new_tokens=24), fast)
+
+
+def test_what_is_not_usual_goes_through_the_twin() -> None:
+    model = model_of(TEXT)
+    assert fused_decoding(model, read(model, None, 1, 4)) is not None
+    assert fused_decoding(model, new_cache(model, 9, 4)) is None
+    model.set_attention("eager")
+    assert fused_decoding(model, new_cache(model, 1, 4)) is None
+    model.set_attention("sdpa")
+    handle = model.text_tower.blocks[1].mlp.register_forward_hook(lambda module, args, output: output)
+    assert fused_decoding(model, new_cache(model, 1, 4)) is None
+    handle.remove()
+    projection = model.text_tower.blocks[0].attention.q_proj
+    projection.weight.data = projection.weight.data.T
+    assert fused_decoding(model, new_cache(model, 1, 4)) is None
+    dynamic = model_of(replace(TEXT, rope=RopeConfig(scaling="dynamic", factor=2.0)))
+    assert fused_decoding(dynamic, new_cache(dynamic, 1, 4)) is None
+    double = model_of(TEXT).double()
+    assert fused_decoding(double, new_cache(double, 1, 4)) is None
+
+
+def test_a_full_cache_is_an_error() -> None:
+    model = model_of(TEXT)
+    cache = read(model, None, 1, 4)
+    fused = fused_decoding(model, cache)
+    assert fused is not None
+    cache.length = cache.capacity
+    with pytest.raises(Exception, match="cache holds 12 tokens and 13 are needed"):
+        fused(torch.tensor([1]))
