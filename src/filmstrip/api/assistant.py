@@ -22,6 +22,7 @@ from filmstrip.generation.step import new_cache
 from filmstrip.inputs.collate import Batch, collate
 from filmstrip.inputs.processor import Processor, Prompt
 from filmstrip.media.sample import FrameSelection
+from filmstrip.models.record import has_hooks
 from filmstrip.text.prompt import user_turn
 
 
