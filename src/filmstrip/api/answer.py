@@ -38,7 +38,8 @@ class Origin:
     """What answered: the parts of a run card that are the same for every answer of one loaded model.
 
     `changed` names the fields of `preset` that the user set apart from it. `copied_towers`: the checkpoint records that
-    its video tower began as a copy of its image tower, which saving hands on.
+    its video tower began as a copy of its image tower, which saving hands on. `compute` is the precision of the
+    arithmetic, where that is another than the weights'.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Origin:
     temporal_attention: bool
     dtype: str
     device: str
+    compute: str = ""
     changed: tuple[str, ...] = ()
     copied_towers: bool | None = None
 
@@ -131,6 +133,7 @@ def make_run_card(
         "preset": asdict(origin.preset) | {"name": origin.preset_name(frame_sampler), "frame_sampler": frame_sampler},
         "temporal_attention": origin.temporal_attention,
         "dtype": origin.dtype,
+        "compute": origin.compute or origin.dtype,
         "device": origin.device,
         "media": [
             media_entry(clip)

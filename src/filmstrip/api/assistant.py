@@ -67,6 +67,8 @@ class Assistant(RequestBuilder):
         """`summary` for questions that choose their frames by `selection`."""
         origin, preset = self.origin, self.origin.preset
         converted = "" if origin.dtype in origin.description else f", run in {origin.dtype}"
+        if origin.compute not in ("", origin.dtype):
+            converted += f", computed in {origin.compute}"
         return (
             f"{origin.model}: {origin.description}{converted}; preset {origin.preset_name(selection.sampler)} "
             f"(frames {selection.sampler}, pixels {preset.image_transform}, prompt {preset.prompt})"
@@ -194,8 +196,10 @@ class Assistant(RequestBuilder):
 
     def batch(self, prompts: Sequence[Prompt]) -> Batch:
         """Collate prompts and move them to the model."""
-        weight = self.model.text_tower.token_embedding.weight
-        return collate(prompts, self.config.pad_token_id).to(weight.device, weight.dtype)
+        decoder = self.model.text_tower
+        return collate(prompts, self.config.pad_token_id).to(
+            decoder.token_embedding.weight.device, decoder.compute_dtype
+        )
 
     def finish(self, text: AnswerText, request: Request, prefix_reused: int = 0) -> Answer:
         """Put an answer and its run card together."""

@@ -26,6 +26,7 @@ from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.inputs.processor import Processor
 from filmstrip.media.sample import FrameSelection
 from filmstrip.models.weightless import weightless
+from filmstrip.models.wide import set_compute
 from filmstrip.text.tokenizer import Tokenizer
 
 NAMED_CHOICES = {
@@ -63,8 +64,9 @@ class OpenedModel(RequestBuilder):
         dtype: torch.dtype | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         store: ContentStore | None = None,
+        compute: str = "stored",
     ) -> Assistant:
-        """Build the model and fill it. `on_progress` is called with tensors done and in all.
+        """Build the model and fill it. `on_progress` is called with tensors done and in all; `compute` as for `load`.
 
         What is read is remembered in `store`; without one, in memory, up to `reuse.MEMORY_BYTES`.
         """
@@ -72,6 +74,7 @@ class OpenedModel(RequestBuilder):
             model = VideoLlavaForGeneration(self.config)
         report = load_weights(model, self.checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
         model.eval().requires_grad_(False)
+        works_in = set_compute(model, compute, DTYPES[report.dtype], self.device)
         model.eos_token_ids = self.checkpoint.generation.eos_ids
         preset = self.program.preset
         warnings = (*report.warnings, *self.processor.tokenizer.warnings, *self.program.notes)
@@ -89,6 +92,7 @@ class OpenedModel(RequestBuilder):
             temporal_attention=self.config.video_tower.temporal_attention,
             dtype=report.dtype,
             device=str(self.device),
+            compute=str(works_in).removeprefix("torch."),
             changed=self.program.changed,
             copied_towers=self.checkpoint.extras.copied_towers,
         )
@@ -106,6 +110,7 @@ def load(
     image_tower: str | Path | None = None,
     video_tower: str | Path | None = None,
     cache: str | Path | None = None,
+    compute: str = "auto",
     quiet: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     **choices: Any,
@@ -113,20 +118,22 @@ def load(
     """Load a checkpoint and what belongs to it.
 
     `name` is `tiny` (bundled), a checkpoint directory, or a hub id (downloaded). `device`: the first GPU if there is
-    one, else the CPU. `dtype`: as stored. `preset` decides frames, pixels, prompt and temporal
-    attention together (`original` or `transformers`, default: what the checkpoint says); `choices` are single fields
-    of `Preset` that differ from it (`frame_sampler=`, `image_transform=`, `prompt=`, `temporal_attention=`).
-    `image_tower` and `video_tower` are for checkpoints in the original release's layout whose vision towers are
-    elsewhere: a LanguageBind (or CLIP) directory or hub id, for what the checkpoint itself does not hold. What
-    was read of media is remembered in memory and, with `cache`, in that directory too (`reuse.DISK_BYTES` at most). One
-    line on standard error says what was built, unless `quiet`. `on_progress` is called with tensors done and in all.
+    one, else the CPU. `dtype` of the weights: as stored. `compute`: the precision of the arithmetic with 16-bit
+    weights, `stored` (theirs), `float32` (they stay 16-bit in memory), or `auto`: float32 on a CPU that is slower at
+    theirs, which is measured once. `preset` decides frames, pixels, prompt and temporal attention together (`original`
+    or `transformers`, default: what the checkpoint says); `choices` are single fields of `Preset` that differ from it
+    (`frame_sampler=`, `image_transform=`, `prompt=`, `temporal_attention=`). `image_tower` and `video_tower` are for
+    checkpoints in the original release's layout whose vision towers are elsewhere: a LanguageBind (or CLIP) directory
+    or hub id, for what the checkpoint itself does not hold. What was read of media is remembered in memory and, with
+    `cache`, in that directory too (`reuse.DISK_BYTES` at most). One line on standard error says what was built, unless
+    `quiet`. `on_progress` is called with tensors done and in all.
 
     Raises `CheckpointError` or `ConfigError`, one line each.
     """
     target = as_dtype(dtype)
     opened = open_model(name, device=device, preset=preset, image_tower=image_tower, video_tower=video_tower, **choices)
     store = None if cache is None else ContentStore(MEMORY_BYTES, Path(cache), DISK_BYTES, warnings.warn)
-    assistant = opened.load_weights(target, on_progress, store)
+    assistant = opened.load_weights(target, on_progress, store, compute)
     if not quiet:
         sys.stderr.write(f"{assistant.summary}\n")
     return assistant

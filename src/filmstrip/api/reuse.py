@@ -62,8 +62,7 @@ class PromptReader:
 
     def __init__(self, model: VideoLlavaForGeneration, origin: Origin, store: ContentStore | None) -> None:
         self.model, self.store = model, store
-        weight = model.text_tower.token_embedding.weight
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = model.text_tower.token_embedding.weight.device, model.text_tower.compute_dtype
         backends = [tower.backend for tower in (model.image_tower, model.video_tower, model.text_tower)]
         made_by = [origin.weights_hash, repr(model.config), str(self.dtype), self.device.type, backends]
         self._made_by = json.dumps([*made_by, recorded_versions()], sort_keys=True)

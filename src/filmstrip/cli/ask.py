@@ -41,6 +41,7 @@ def ask(
     video_tower: options.VideoTower = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    compute: options.Compute = "auto",
     cache: options.Cache = None,
     cache_limit: options.CacheLimit = 20.0,
     frames: options.Frames = None,
@@ -100,7 +101,7 @@ def ask(
             stop_strings=tuple(stop) if stop else None,
         )
     store = content_store(cache, cache_limit)
-    assistant = load_weights(opened, dtype, selection)
+    assistant = load_weights(opened, dtype, selection, compute)
     assistant.store = store
     note_toy(model)
     for text in request.prompt.warnings:

@@ -38,6 +38,7 @@ def chat(
     video_tower: options.VideoTower = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    compute: options.Compute = "auto",
     cache: options.Cache = None,
     cache_limit: options.CacheLimit = 20.0,
     frames: options.Frames = None,
@@ -95,7 +96,7 @@ def chat(
     with status("reading media"):
         clips = opened.read(media or (), selection)
     store = content_store(cache, cache_limit)
-    assistant = load_weights(opened, dtype, selection)
+    assistant = load_weights(opened, dtype, selection, compute)
     assistant.store = store
     talk = assistant.chat(clips, system=system, selection=selection)
     note_toy(model)

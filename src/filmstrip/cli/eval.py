@@ -43,6 +43,7 @@ def evaluate(
     prompt: options.PromptName = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    compute: options.Compute = "auto",
     frames: options.Frames = None,
     sampler: options.Sampler = None,
     output: Annotated[
@@ -72,7 +73,7 @@ def evaluate(
     questions = read_questions(data, media_root)[:limit]
     opened = open_model(model, device=device, preset=preset, prompt=prompt)
     selection = frame_selection(opened.selection, sampler, frames, None, None)
-    assistant = load_weights(opened, dtype, selection)
+    assistant = load_weights(opened, dtype, selection, compute)
     assistant.selection = selection
     place = output or Path("eval") / f"{Path(model).name}-{data.stem}"
     asking = BenchmarkOptions(metric, batch_size, max_new_tokens or 64, suffix)  # type: ignore[arg-type]

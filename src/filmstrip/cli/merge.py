@@ -33,7 +33,7 @@ def merge(
         from filmstrip.training.adapters import load_adapter, merge_adapters, read_adapter_info
     info = read_adapter_info(adapter)
     require_free(destination, overwrite=overwrite)
-    assistant = load_weights(open_model(base, device="cpu", preset=None), dtype)
+    assistant = load_weights(open_model(base, device="cpu", preset=None), dtype, compute="stored")
     if info.base_hash and info.base_hash != assistant.origin.weights_hash:
         warn(f"the adapter was trained on other weights than these ({info.base or 'unnamed'}); the result may be poor")
     with status("merging"):

@@ -66,6 +66,14 @@ Device = Annotated[
 Dtype = Annotated[
     str | None, _option(_PROGRAM, metavar="NAME", help="float32, bfloat16, float16 [dim](as stored)[/dim]")
 ]
+Compute = Annotated[
+    str,
+    _option(
+        _PROGRAM,
+        metavar="NAME",
+        help="Arithmetic with 16-bit weights: auto, stored (theirs), float32 (they stay 16-bit in memory)",
+    ),
+]
 
 Frames = Annotated[
     int | None, _option(_FRAMES, metavar="N", min=1, help="Frames taken from each video [dim](as trained)[/dim]")

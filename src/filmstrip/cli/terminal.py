@@ -87,12 +87,15 @@ def open_model(name: str, *, device: str | None, preset: str | None, **choices: 
     return api.open_model(name, device=device, preset=preset, **choices)
 
 
-def load_weights(opened: "OpenedModel", dtype: str | None, selection: "FrameSelection | None" = None) -> "Assistant":
+def load_weights(
+    opened: "OpenedModel", dtype: str | None, selection: "FrameSelection | None" = None, compute: str = "auto"
+) -> "Assistant":
     """Read the weights with a progress bar; print the line that says what was built, and its warnings.
 
     `selection` is the choice of frames of the questions to come, when it is not the model's own.
     """
     from filmstrip.api.load import as_dtype
+    from filmstrip.kernels import find_kernels
 
     target = as_dtype(dtype)
     with Progress(
@@ -104,8 +107,13 @@ def load_weights(opened: "OpenedModel", dtype: str | None, selection: "FrameSele
         disable=not errors.is_terminal,
     ) as bar:
         task = bar.add_task("reading weights", total=None)
-        assistant = opened.load_weights(target, lambda done, total: bar.update(task, completed=done, total=total))
+        assistant = opened.load_weights(
+            target, lambda done, total: bar.update(task, completed=done, total=total), compute=compute
+        )
     note(assistant.summary_with(selection or assistant.selection))
+    _, missing = find_kernels() if opened.device.type == "cpu" else (None, "")
+    if missing:
+        note(missing)
     for text in assistant.warnings:
         warn(text)
     return assistant

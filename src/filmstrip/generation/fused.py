@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from filmstrip.cache import KVCache
-from filmstrip.kernels import FusedStep, Kernels, Projections, find_kernels
-from filmstrip.kernels.step import MAX_ROWS, StoredMatrix
+from filmstrip.kernels import MAX_ROWS, FusedStep, Kernels, Projections, StoredMatrix, find_kernels
 from filmstrip.models import VideoLlava
 from filmstrip.models.decoder import Decoder, DecoderBlock, RMSNorm
 from filmstrip.models.record import has_hooks
+from filmstrip.models.wide import WideEmbedding, WideLinear
 from filmstrip.ops.masks import token_positions
 from filmstrip.ops.rope import inverse_frequencies, rotary_tables
 from filmstrip.shapes import Float, Int, Tensor
@@ -30,8 +30,8 @@ class FusedDecoding:
         self._step = FusedStep(
             kernels,
             [_projections(block) for block in decoder.blocks],
-            decoder.final_norm.weight.float(),
-            StoredMatrix(decoder.lm_head.weight),
+            decoder.final_norm.weight,
+            _stored(decoder.lm_head),
             cache,
             (cos_1SH[0], sin_1SH[0]),
             config.rms_norm_eps,
@@ -76,9 +76,9 @@ def _fits(decoder: Decoder, cache: KVCache) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module is what the kernel takes it for, its weights as they were loaded."""
-    if type(module) is nn.Linear:
-        return all(tensor.is_contiguous() for tensor in module.parameters())
-    return any(True for _ in module.children()) or type(module) in (nn.Embedding, RMSNorm)
+    if type(module) in (nn.Linear, WideLinear):
+        return _stored(module).is_readable
+    return any(True for _ in module.children()) or type(module) in (nn.Embedding, WideEmbedding, RMSNorm)
 
 
 def _projections(block: nn.Module) -> Projections:
@@ -86,9 +86,12 @@ def _projections(block: nn.Module) -> Projections:
     attention, mlp = block.attention, block.mlp
     linears = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
     q, k, v, o, gate, up, down = map(_stored, (*linears, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-    norms = (block.attention_norm.weight.float(), block.mlp_norm.weight.float())
+    norms = (block.attention_norm.weight, block.mlp_norm.weight)
     return Projections(norms[0], q, k, v, o, norms[1], gate, up, down)
 
 
-def _stored(linear: nn.Linear) -> StoredMatrix:
-    return StoredMatrix(linear.weight, None if linear.bias is None else linear.bias.float())
+def _stored(linear: nn.Module) -> StoredMatrix:
+    if isinstance(linear, WideLinear):
+        return linear.stored
+    assert isinstance(linear, nn.Linear)
+    return StoredMatrix(linear.weight, linear.bias)

@@ -68,6 +68,7 @@ def decode_step(
 
 
 def new_cache(model: VideoLlava, batch_size: int, capacity: int) -> KVCache:
-    """An empty cache in the model's dtype and on its device."""
-    weight = model.text_tower.token_embedding.weight
-    return KVCache(model.text_tower.config, batch_size, capacity, weight.dtype, torch.device(weight.device))
+    """An empty cache in the precision that the model works in, on its device."""
+    decoder = model.text_tower
+    device = torch.device(decoder.token_embedding.weight.device)
+    return KVCache(decoder.config, batch_size, capacity, decoder.compute_dtype, device)

@@ -1,6 +1,17 @@
 """Compiled kernels for decoding on a CPU; everything also runs without them."""
 
 from filmstrip.kernels.library import Kernels, find_kernels
-from filmstrip.kernels.step import FusedStep, Projections
+from filmstrip.kernels.products import HALF_DTYPES, faster_widened, product
+from filmstrip.kernels.step import MAX_ROWS, FusedStep, Projections, StoredMatrix
 
-__all__ = ["FusedStep", "Kernels", "Projections", "find_kernels"]
+__all__ = [
+    "HALF_DTYPES",
+    "MAX_ROWS",
+    "FusedStep",
+    "Kernels",
+    "Projections",
+    "StoredMatrix",
+    "faster_widened",
+    "find_kernels",
+    "product",
+]

@@ -93,18 +93,19 @@ def _command(compiler: str, output: Path) -> list[str]:
 
 def _fingerprint(compiler: str) -> str:
     """What decides whether a library fits: sources, compiler, flags, processor, PyTorch."""
-    told = [torch.__version__, *_command(compiler, Path(_LIBRARY)), platform.platform(), _processor()]
+    told = [torch.__version__, *_command(compiler, Path(_LIBRARY)), platform.platform(), processor_name()]
     told += [(Path(__file__).parent / name).read_text() for name in SOURCES]
     told.append(str(Path(compiler).resolve().stat().st_mtime_ns))
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor's name and what it can do, as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    return "; ".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
 
 
 def _build(compiler: str, directory: Path, wait: bool) -> None:

@@ -56,15 +56,32 @@ class StoredMatrix:
     bias: Float[Tensor, "rows"] | None = None
 
     @property
+    def rows(self) -> int:
+        """Number of outputs."""
+        return self.data.shape[0]
+
+    @property
     def nbytes(self) -> int:
         """Bytes that a product reads."""
         return self.data.nbytes
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether the library can read it where it is."""
+        return self.data.is_contiguous() and self.data.dtype in _KINDS and self.data.device.type == "cpu"
+
+    def widened(self, dtype: torch.dtype) -> Float[Tensor, "rows cols"]:
+        """The whole weight in another precision."""
+        return self.data.to(dtype)
+
+    def widen_into(self, buffer: Float[Tensor, "part cols"], start: int) -> None:
+        """Fill `buffer` with the rows from `start` on."""
+        buffer.copy_(self.data[start : start + len(buffer)])
+
     def describe(self) -> _Matrix:
         """For the library. The tensors must outlive it."""
-        rows, cols = self.data.shape
         bias = None if self.bias is None else self.bias.data_ptr()
-        return _Matrix(self.data.data_ptr(), None, bias, rows, cols, 0, _KINDS[self.data.dtype])
+        return _Matrix(self.data.data_ptr(), None, bias, *self.data.shape, 0, _KINDS[self.data.dtype])
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,7 @@ class FusedStep:
         self._layers = (_Layer * len(blocks))(*map(_describe, blocks))
         num_layers, batch, kv_heads, _, head_dim = cache.keys.shape
         width, first = final_norm.shape[0], blocks[0]
-        self._logits = torch.empty(batch, head.data.shape[0])
+        self._logits = torch.empty(batch, head.rows)
         nbytes = sum(matrix.nbytes for block in blocks for matrix in block.matrices) + head.nbytes
         self._step = _Step(
             layers=self._layers,
@@ -121,10 +138,10 @@ class FusedStep:
             num_layers=num_layers,
             batch=batch,
             width=width,
-            heads=first.q.data.shape[0] // head_dim,
+            heads=first.q.rows // head_dim,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            inner=first.gate.data.shape[0],
+            inner=first.gate.rows,
             eps=eps,
             threads=1 if nbytes < _SMALL else torch.get_num_threads(),
         )

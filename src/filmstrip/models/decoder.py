@@ -125,6 +125,11 @@ class Decoder(nn.Module):
         if config.tie_embeddings:
             self.lm_head.weight = self.token_embedding.weight
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What it works in, which weights may be stored more narrowly than (`models.wide`)."""
+        return self.final_norm.weight.dtype
+
     def forward(
         self,
         x_BTD: Float[Tensor, "B T D"],

@@ -24,7 +24,7 @@ def start_model(recipe: Recipe, output: Path, parallel: Parallel) -> tuple[Assis
         if start.towers is not None:
             copy_towers(start.towers, assistant)
     else:
-        assistant = load(start.checkpoint, device=parallel.device, preset=start.preset, quiet=True)
+        assistant = load(start.checkpoint, device=parallel.device, preset=start.preset, compute="stored", quiet=True)
     if start.reset:
         torch.manual_seed(recipe.seed)
         initialise(assistant.model, start.reset)
@@ -44,7 +44,7 @@ def architecture_config(start: ModelRecipe) -> ModelConfig:
 
 def copy_towers(checkpoint: str, assistant: Assistant) -> None:
     """Give a model the vision towers of `checkpoint`. Raises `ConfigError` when they are of another shape."""
-    trained, model = load(checkpoint, device="cpu", quiet=True).model, assistant.model
+    trained, model = load(checkpoint, device="cpu", compute="stored", quiet=True).model, assistant.model
     for kind in ("image", "video"):
         config = getattr(trained.config, f"{kind}_tower")
         require(

@@ -1,0 +1,83 @@
+"""Layers whose weights stay in 16 bit while they work in float32.
+
+The arithmetic is that of a float32 model with these weights, so answers are nearer to what the weights mean than those
+of 16-bit arithmetic, and differ from them by its rounding.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from filmstrip.config.checks import require_choice
+from filmstrip.kernels import HALF_DTYPES, StoredMatrix, faster_widened, product
+from filmstrip.shapes import Float, Int, Tensor
+
+COMPUTE = ("auto", "stored", "float32")
+
+
+class WideLinear(nn.Module):
+    """A linear layer with the other's weight, and its bias in float32."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = None if linear.bias is None else _widened(linear.bias)
+
+    @property
+    def stored(self) -> StoredMatrix:
+        """The layer as the kernels read it."""
+        return StoredMatrix(self.weight, self.bias)
+
+    def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
+        """As `nn.Linear`, in float32."""
+        return product(x, self.stored)
+
+
+class WideEmbedding(nn.Module):
+    """A table with the other's rows; what is looked up is float32."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = embedding.weight
+
+    def forward(self, ids: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows D"]:
+        """Look up."""
+        return functional.embedding(ids, self.weight).float()
+
+
+def widen(model: nn.Module) -> None:
+    """Make a model of 16-bit weights work in float32, in place.
+
+    Products and tables keep their weights as they are; what is small (norms, biases, the convolution that cuts patches)
+    becomes float32. Weights that several layers share stay shared.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Linear and child.weight.dtype in HALF_DTYPES:
+                setattr(module, name, WideLinear(child))
+            elif type(child) is nn.Embedding and child.weight.dtype in HALF_DTYPES:
+                setattr(module, name, WideEmbedding(child))
+    kept = {id(module.weight) for module in model.modules() if isinstance(module, WideLinear | WideEmbedding)}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in kept and parameter.dtype in HALF_DTYPES:
+                setattr(module, name, _widened(parameter))
+
+
+def _widened(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.data.float(), requires_grad=parameter.requires_grad)
+
+
+def set_compute(model: nn.Module, compute: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Decide in what precision a model of `dtype` weights works; what it is then.
+
+    `compute` is one of `COMPUTE`: what the weights have (`stored`), `float32`, or `auto`: float32 where 16-bit products
+    are slower on this CPU, which is measured once. Raises `ConfigError` for another one.
+    """
+    require_choice("compute", compute, COMPUTE)
+    if compute == "stored" or dtype not in HALF_DTYPES:
+        return dtype
+    if compute == "float32" or (device.type == "cpu" and faster_widened(dtype)):
+        widen(model)
+        return torch.float32
+    return dtype
