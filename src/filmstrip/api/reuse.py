@@ -64,7 +64,7 @@ class PromptReader:
         self.model, self.store = model, store
         self.device, self.dtype = model.text_tower.token_embedding.weight.device, model.text_tower.compute_dtype
         backends = [tower.backend for tower in (model.image_tower, model.video_tower, model.text_tower)]
-        made_by = [origin.weights_hash, repr(model.config), str(self.dtype), self.device.type, backends]
+        made_by = [origin.weights_hash, repr(model.config), origin.dtype, str(self.dtype), self.device.type, backends]
         self._made_by = json.dumps([*made_by, recorded_versions()], sort_keys=True)
 
     def recall(self, prompt: Prompt, cache: KVCache) -> Reading:

@@ -21,7 +21,9 @@ from filmstrip.diagnostics.bench.workloads import (
 )
 from filmstrip.generation import TokenLoop, VideoLlavaForGeneration
 from filmstrip.generation.step import new_cache, prefill
+from filmstrip.kernels import find_kernels
 from filmstrip.models.weightless import weightless
+from filmstrip.models.wide import set_compute
 from filmstrip.shapes import Int, Tensor
 
 
@@ -35,7 +37,9 @@ class Ours(Runner):
         with weightless():
             self.model = VideoLlavaForGeneration(checkpoint.config)
         load_weights(self.model, checkpoint, dtype=dtype)
-        self.model.eval()
+        self.model.eval().requires_grad_(False)
+        set_compute(self.model, "auto", dtype, torch.device("cpu"))
+        find_kernels("wait")
         self.config = checkpoint.config
 
     def greedy(self, count: int) -> list[int]:
