@@ -12,7 +12,7 @@ from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.generation.fused import fused_decoding
 from filmstrip.generation.step import decode_step, new_cache, prefill
 from filmstrip.kernels import StoredMatrix, find_kernels, product, products
-from filmstrip.models.wide import WideLinear, set_compute, widen
+from filmstrip.models.wide import StoredLinear, set_compute, widen
 from filmstrip.testing.tolerances import TOLERANCES
 from tests.models import GOLDEN, TEXT, random_model
 
@@ -114,8 +114,8 @@ def test_products_of_many_rows_go_piece_by_piece(monkeypatch: pytest.MonkeyPatch
 
 
 def test_gradients_pass_through() -> None:
-    linear = torch.nn.Linear(8, 4).bfloat16()
-    wide, x = WideLinear(linear), torch.randn(3, 8, requires_grad=True)
+    linear = torch.nn.Linear(8, 4, bias=False).bfloat16()
+    wide, x = StoredLinear(linear.weight, None), torch.randn(3, 8, requires_grad=True)
     wide(x).sum().backward()
     assert x.grad is not None and linear.weight.grad is not None
     torch.testing.assert_close(x.grad, linear.weight.float().sum(0).expand(3, -1))

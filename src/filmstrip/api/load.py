@@ -16,6 +16,7 @@ from filmstrip.api.reuse import DISK_BYTES, MEMORY_BYTES
 from filmstrip.cache import ContentStore
 from filmstrip.checkpoint.load import load_weights
 from filmstrip.checkpoint.pku_towers import TowerSources
+from filmstrip.checkpoint.quantization import expect_quantised
 from filmstrip.checkpoint.read import Checkpoint, read_checkpoint
 from filmstrip.checkpoint.resolve import resolve
 from filmstrip.config import PRESETS, ModelConfig, Preset, get_preset
@@ -72,6 +73,8 @@ class OpenedModel(RequestBuilder):
         """
         with weightless():
             model = VideoLlavaForGeneration(self.config)
+        if self.checkpoint.quantization is not None:
+            expect_quantised(model, self.checkpoint.quantization, str(self.checkpoint.directory))
         report = load_weights(model, self.checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
         model.eval().requires_grad_(False)
         works_in = set_compute(model, compute, DTYPES[report.dtype], self.device)

@@ -20,7 +20,7 @@ from filmstrip.checkpoint.read import Checkpoint, read_any
 from filmstrip.checkpoint.rules import Layout
 from filmstrip.checkpoint.towers import TowerCheckpoint
 from filmstrip.config.checks import require, require_choice
-from filmstrip.errors import ConfigError
+from filmstrip.errors import CheckpointError, ConfigError
 from filmstrip.models.weightless import build_meta
 from filmstrip.text.tokenizer_files import MAX_FILE_BYTES
 
@@ -87,6 +87,8 @@ def _convert_tower(checkpoint: TowerCheckpoint, options: ConvertOptions) -> Outp
 
 
 def _convert_multimodal(checkpoint: Checkpoint, options: ConvertOptions) -> Output:
+    if checkpoint.quantization is not None:
+        raise CheckpointError(f"{checkpoint.directory} is quantised; convert the checkpoint that it was made from")
     require_plain(checkpoint.config, str(checkpoint.directory))
     has_temporal = checkpoint.temporal_frames is not None or checkpoint.config.video_tower.temporal_attention
     temporal = has_temporal and TEMPORAL_ATTENTION not in options.without

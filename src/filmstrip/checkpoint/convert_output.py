@@ -33,11 +33,12 @@ class Output:
     added_rows: int = 0
     dropped_rows: int = 0
     notes: tuple[str, ...] = ()
+    stand_for: int | None = None
 
     @property
     def parameters(self) -> int:
-        """Numbers that are written, copies of shared weights included."""
-        return sum(tensor.numel for tensor in self.tensors.values())
+        """Weights that are written, copies of shared ones included; or those that quantised numbers stand for."""
+        return sum(tensor.numel for tensor in self.tensors.values()) if self.stand_for is None else self.stand_for
 
     @property
     def nbytes(self) -> int:

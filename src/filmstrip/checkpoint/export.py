@@ -24,6 +24,7 @@ from filmstrip.config.checks import require
 from filmstrip.errors import CheckpointError
 from filmstrip.media.transform import PixelSpec
 from filmstrip.models.video_llava import VideoLlava
+from filmstrip.models.wide import is_quantised
 
 _WRITTEN = {
     CONFIG_FILE,
@@ -76,6 +77,8 @@ def save_checkpoint(
     Hugging Face's format cannot describe.
     """
     options = options or ExportOptions()
+    if is_quantised(model):
+        raise CheckpointError("a quantised model is not written anew; save the one that it was made from")
     if max(model.config.placeholder_ids.values()) >= model.config.text.vocab_size:
         hint = "`filmstrip convert` adds them"
         raise CheckpointError(f"a model of the original layout has no embeddings for media; {hint}")

@@ -18,11 +18,12 @@ from filmstrip.checkpoint.digest import WeightsDigest
 from filmstrip.checkpoint.files import TensorReader, announce
 from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
 from filmstrip.checkpoint.parts import Ignored, Weights
-from filmstrip.checkpoint.rules import Drop, Mapped
+from filmstrip.checkpoint.rules import SCALES, Drop, Mapped
 from filmstrip.checkpoint.write import convert
 from filmstrip.errors import CheckpointError
 from filmstrip.models import Decoder, VideoLlava
 from filmstrip.models.vision import VisionTower
+from filmstrip.models.wide import count_weights
 from filmstrip.shapes import Tensor
 
 TEMPORAL = ".temporal."
@@ -100,27 +101,29 @@ def load_weights(
     parameters = _parameters(model)
     sources, ignored = _plan(parameters, checkpoint)
     infos = [stored.info for copies in sources.values() for stored in copies]
-    target, warnings = _target_dtype(infos, dtype, checkpoint)
+    floats = [copies[0].info for name, copies in sources.items() if _is_converted(name, copies[0].info)]
+    target, warnings = _target_dtype(floats, dtype, checkpoint)
     digest = WeightsDigest(sum(info.end - info.begin for info in infos))
     on_cpu = torch.device(device).type == "cpu"
     hashed = ((info, block) for info in infos for block in digest.blocks(info.end - info.begin))
     announce((info.path, info.begin + begin, info.begin + end) for info, (begin, end) in hashed)
     for done, name in enumerate(sorted(sources), start=1):
         first, *copies = sources[name]
-        converts = not on_cpu or DTYPES[first.info.dtype] != target
+        wanted = target if _is_converted(name, first.info) else DTYPES[first.info.dtype]
+        converts = not on_cpu or DTYPES[first.info.dtype] != wanted
         tensor = first.read(copy=converts)
         for stored in copies:
             _require_equal(tensor, stored.read(copy=converts), first.info, stored.info, checkpoint)
             why = f"the same weights as {first.info.name!r}, which the model shares"
             ignored.append(Ignored(stored.info.name, why, stored.info.numel))
         digest.add(name, first.info.dtype, tensor)
-        value = _convert(tensor, target, first.info, checkpoint).to(device)
+        value = _convert(tensor, wanted, first.info, checkpoint).to(device)
         del tensor  # or it would still be there while the next one is read
         _assign(model, parameters[name], value)
         if on_progress is not None:
             on_progress(done, len(sources))
     _require_no_meta(model)
-    count = sum(parameter.value.numel() for parameter in parameters.values())
+    count = count_weights(model)
     return LoadReport(
         description=describe(model.config, checkpoint.layout.title, dtype_names(infos), count),
         layout=checkpoint.layout.name,
@@ -203,7 +206,9 @@ def _require_shape(info: TensorInfo, mapped: Mapped, parameter: nn.Parameter, ch
         raise CheckpointError(
             f"{checkpoint.directory}: tensor {info.name!r} has shape {info.shape}, config.json asks for {expected}"
         )
-    if info.dtype not in WEIGHT_DTYPES:
+    if parameter.is_floating_point() and info.dtype in WEIGHT_DTYPES:
+        return
+    if DTYPES[info.dtype] != parameter.dtype:
         raise CheckpointError(
             f"{checkpoint.directory}: tensor {info.name!r} is stored as {info.dtype}; "
             f"supported for weights: {', '.join(WEIGHT_DTYPES)}"
@@ -223,6 +228,11 @@ def _target_dtype(
     if len(stored) == 1:
         return target, ()
     return target, (f"{checkpoint.directory} mixes the dtypes {', '.join(stored)}; the model is built in {target}",)
+
+
+def _is_converted(name: str, info: TensorInfo) -> bool:
+    """Whether a tensor takes the model's dtype: the numbers and scales of quantised layers do not."""
+    return info.dtype in WEIGHT_DTYPES and not name.endswith(f".{SCALES}")
 
 
 def _convert(tensor: Tensor, dtype: torch.dtype, info: TensorInfo, checkpoint: Weights) -> Tensor:

@@ -14,6 +14,7 @@ from filmstrip.checkpoint.layouts import layouts_of
 from filmstrip.checkpoint.parts import Part, Weights
 from filmstrip.checkpoint.pku_config import is_original, parse_original
 from filmstrip.checkpoint.pku_towers import OriginalTowers, TowerSources, find_towers
+from filmstrip.checkpoint.quantization import Manifest, read_manifest
 from filmstrip.checkpoint.rules import detect_layout
 from filmstrip.checkpoint.tower_config import tower_kind
 from filmstrip.checkpoint.towers import CONFIG_FILE, TowerCheckpoint, read_tower
@@ -27,7 +28,7 @@ class Checkpoint(Weights):
 
     `config` is the model as `config.json` describes it; `model_config` gives the variant with or without temporal
     attention. `towers` are tensors of vision towers that lie in directories of their own, as the original release
-    keeps them; `tower_warnings` say what was not read of those.
+    keeps them; `tower_warnings` say what was not read of those. `quantization` lists the layers that are quantised.
     """
 
     config: ModelConfig
@@ -36,6 +37,7 @@ class Checkpoint(Weights):
     processor: ProcessorFiles
     towers: tuple[Part, ...] = ()
     tower_warnings: tuple[str, ...] = ()
+    quantization: Manifest | None = None
 
     frame_embedding: ClassVar[str] = "video_tower.blocks.0.temporal.embedding"
 
@@ -173,4 +175,5 @@ def _checkpoint(directory: Path, parsed: HfConfig, main: Part, towers: OriginalT
         towers=towers.parts,
         unused=towers.unused,
         tower_warnings=towers.warnings,
+        quantization=read_manifest(directory),
     )

@@ -15,6 +15,7 @@ import torch
 from filmstrip.errors import CheckpointError
 from filmstrip.shapes import Tensor
 
+SCALES = "scales"  # the tensor that stands beside a quantised `weight` (`quantization`)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
 _WILDCARDS = ("{i}", "{p}")
 Values = dict[str, str]  # wildcard to the text it stands for
@@ -85,6 +86,11 @@ class Layout:
 
     def to_canonical(self, key: str) -> Mapped | Drop | None:
         """What the key on disk is: a parameter, something to leave out, or (None) unknown to this layout."""
+        if key.endswith(f".{SCALES}"):
+            weight = self.to_canonical(key.removesuffix(SCALES) + "weight")
+            if not isinstance(weight, Mapped) or not weight.canonical.endswith(".weight"):
+                return None
+            return Mapped(key, weight.canonical.removesuffix("weight") + SCALES, IDENTITY)
         for pattern, values in _patterns_of(key):
             entry = self._by_disk.get(pattern)
             if isinstance(entry, Rule):
@@ -95,6 +101,9 @@ class Layout:
 
     def from_canonical(self, name: str) -> Mapped:
         """Where this layout keeps a parameter. Raises `CheckpointError` for one it has no place for."""
+        if name.endswith(f".{SCALES}"):
+            weight = self.from_canonical(name.removesuffix(SCALES) + "weight")
+            return Mapped(weight.disk.removesuffix("weight") + SCALES, name, IDENTITY)
         for pattern, values in _patterns_of(name):
             rule = self._by_canonical.get(pattern)
             if rule is not None:

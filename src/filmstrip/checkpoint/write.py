@@ -158,6 +158,8 @@ def _split(tensors: Mapping[str, LazyTensor], limit: int) -> list[dict[str, Lazy
 
 def convert(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """`tensor` in another dtype. Raises `CheckpointError` when a finite value becomes infinite on the way."""
+    if tensor.dtype == dtype:
+        return tensor
     converted = tensor.to(dtype)
     narrower = torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
     # Masks are as large as the weights: none are made unless the extremes (NaN if there is one) ask for a closer look.

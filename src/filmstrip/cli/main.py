@@ -22,6 +22,7 @@ from filmstrip.cli import (
     merge,
     params,
     parity,
+    quantize,
     show,
     train,
     world,
@@ -46,6 +47,7 @@ app.command("memory")(memory.memory)
 app.command("bench")(bench.bench)
 app.command("parity")(parity.parity)
 app.command("convert")(convert.convert)
+app.command("quantize")(quantize.quantize)
 app.command("assemble")(assemble.assemble)
 app.command("demo")(demo.demo)
 app.add_typer(world.app, name="world")

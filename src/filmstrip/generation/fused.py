@@ -12,7 +12,7 @@ from filmstrip.kernels import MAX_ROWS, FusedStep, Kernels, Projections, StoredM
 from filmstrip.models import VideoLlava
 from filmstrip.models.decoder import Decoder, DecoderBlock, RMSNorm
 from filmstrip.models.record import has_hooks
-from filmstrip.models.wide import WideEmbedding, WideLinear
+from filmstrip.models.wide import StoredLinear, WideEmbedding
 from filmstrip.ops.masks import token_positions
 from filmstrip.ops.rope import inverse_frequencies, rotary_tables
 from filmstrip.shapes import Float, Int, Tensor
@@ -76,7 +76,7 @@ def _fits(decoder: Decoder, cache: KVCache) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether a module is what the kernel takes it for, its weights as they were loaded."""
-    if type(module) in (nn.Linear, WideLinear):
+    if type(module) in (nn.Linear, StoredLinear):
         return _stored(module).is_readable
     return any(True for _ in module.children()) or type(module) in (nn.Embedding, WideEmbedding, RMSNorm)
 
@@ -91,7 +91,7 @@ def _projections(block: nn.Module) -> Projections:
 
 
 def _stored(linear: nn.Module) -> StoredMatrix:
-    if isinstance(linear, WideLinear):
+    if isinstance(linear, StoredLinear):
         return linear.stored
     assert isinstance(linear, nn.Linear)
     return StoredMatrix(linear.weight, linear.bias)

@@ -2,16 +2,22 @@
 
 from filmstrip.kernels.library import Kernels, find_kernels
 from filmstrip.kernels.products import HALF_DTYPES, faster_widened, product
-from filmstrip.kernels.step import MAX_ROWS, FusedStep, Projections, StoredMatrix
+from filmstrip.kernels.step import MAX_ROWS, FusedStep, Projections
+from filmstrip.kernels.stored import BITS, GROUP, StoredMatrix, choose_scales, quantize, round_to
 
 __all__ = [
+    "BITS",
+    "GROUP",
     "HALF_DTYPES",
     "MAX_ROWS",
     "FusedStep",
     "Kernels",
     "Projections",
     "StoredMatrix",
+    "choose_scales",
     "faster_widened",
     "find_kernels",
     "product",
+    "quantize",
+    "round_to",
 ]

@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional
 
 from filmstrip.kernels.library import cache_directory, find_kernels, processor_name
-from filmstrip.kernels.step import MAX_ROWS, StoredMatrix
+from filmstrip.kernels.step import MAX_ROWS
+from filmstrip.kernels.stored import StoredMatrix
 from filmstrip.shapes import Float, Tensor
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)

@@ -8,28 +8,20 @@ import torch
 
 from filmstrip.cache import KVCache
 from filmstrip.kernels.library import Kernels
+from filmstrip.kernels.stored import CMatrix, StoredMatrix
 from filmstrip.shapes import Bool, Float, Int, Tensor
 
 MAX_ROWS = 8  # of a batch; a product of more rows is what matrix libraries are for
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_SMALL = 2**20  # bytes of weights below which threads cost more than they bring
+_SMALL = 8 * 2**20  # bytes of weights below which threads wait for each other longer than they read
 _FLOATS, _POINTER = ctypes.POINTER(ctypes.c_float), ctypes.c_void_p
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = (
-        *((name, _POINTER) for name in ("data", "scales", "bias")),
-        *((name, ctypes.c_int64) for name in ("rows", "cols", "group")),
-        ("kind", ctypes.c_int32),
-    )
 
 
 class _Layer(ctypes.Structure):
     _fields_ = (
         ("attention_norm", _POINTER),
-        *((name, _Matrix) for name in ("q", "k", "v", "o")),
+        *((name, CMatrix) for name in ("q", "k", "v", "o")),
         ("mlp_norm", _POINTER),
-        *((name, _Matrix) for name in ("gate", "up", "down")),
+        *((name, CMatrix) for name in ("gate", "up", "down")),
     )
 
 
@@ -37,7 +29,7 @@ class _Step(ctypes.Structure):
     _fields_ = (
         ("layers", ctypes.POINTER(_Layer)),
         ("final_norm", _POINTER),
-        ("head", _Matrix),
+        ("head", CMatrix),
         *((name, _POINTER) for name in ("x", "cos", "sin", "keys", "values", "keep", "logits", "scratch")),
         *(
             (name, ctypes.c_int64)
@@ -46,42 +38,6 @@ class _Step(ctypes.Structure):
         ("eps", ctypes.c_float),
         ("threads", ctypes.c_int32),
     )
-
-
-@dataclass(frozen=True)
-class StoredMatrix:
-    """A weight (rows, cols) as it lies in memory, contiguous, and its bias in float32."""
-
-    data: Tensor
-    bias: Float[Tensor, "rows"] | None = None
-
-    @property
-    def rows(self) -> int:
-        """Number of outputs."""
-        return self.data.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that a product reads."""
-        return self.data.nbytes
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether the library can read it where it is."""
-        return self.data.is_contiguous() and self.data.dtype in _KINDS and self.data.device.type == "cpu"
-
-    def widened(self, dtype: torch.dtype) -> Float[Tensor, "rows cols"]:
-        """The whole weight in another precision."""
-        return self.data.to(dtype)
-
-    def widen_into(self, buffer: Float[Tensor, "part cols"], start: int) -> None:
-        """Fill `buffer` with the rows from `start` on."""
-        buffer.copy_(self.data[start : start + len(buffer)])
-
-    def describe(self) -> _Matrix:
-        """For the library. The tensors must outlive it."""
-        bias = None if self.bias is None else self.bias.data_ptr()
-        return _Matrix(self.data.data_ptr(), None, bias, *self.data.shape, 0, _KINDS[self.data.dtype])
 
 
 @dataclass(frozen=True)
@@ -121,7 +77,7 @@ class FusedStep:
         rotary: tuple[Float[Tensor, "S H"], Float[Tensor, "S H"]],
         eps: float,
     ) -> None:
-        expected = ctypes.sizeof(_Matrix) * 1_000_000 + ctypes.sizeof(_Layer) * 1000 + ctypes.sizeof(_Step)
+        expected = ctypes.sizeof(CMatrix) * 1_000_000 + ctypes.sizeof(_Layer) * 1000 + ctypes.sizeof(_Step)
         assert kernels.sizes == expected, "the structures of the library are others than those of this module"
         self._kernels, self.cache, self.rotary = kernels, cache, rotary
         self._kept = (blocks, final_norm, head)  # pointers do not keep what they point to

@@ -1,8 +1,11 @@
-"""Layers whose weights stay in 16 bit while they work in float32.
+"""Layers whose weights are stored in fewer bits than they work in.
 
-The arithmetic is that of a float32 model with these weights, so answers are nearer to what the weights mean than those
-of 16-bit arithmetic, and differ from them by its rounding.
+16-bit weights in float32 arithmetic: as a float32 model with these weights, so answers are nearer to what the weights
+mean than those of 16-bit arithmetic, and differ from them by its rounding. Quantised weights: as a model with the
+weights that the numbers and scales stand for.
 """
+
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,22 +18,21 @@ from filmstrip.shapes import Float, Int, Tensor
 COMPUTE = ("auto", "stored", "float32")
 
 
-class WideLinear(nn.Module):
-    """A linear layer with the other's weight, and its bias in float32."""
+class StoredLinear(nn.Module):
+    """A linear layer whose weight is a `StoredMatrix`."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, scales: nn.Parameter | None = None) -> None:
         super().__init__()
-        self.weight = linear.weight
-        self.bias = None if linear.bias is None else _widened(linear.bias)
+        self.weight, self.bias, self.scales = weight, bias, scales
 
     @property
     def stored(self) -> StoredMatrix:
         """The layer as the kernels read it."""
-        return StoredMatrix(self.weight, self.bias)
+        return StoredMatrix(self.weight, self.bias, self.scales)
 
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        """As `nn.Linear`, in float32."""
-        return product(x, self.stored)
+        """As `nn.Linear`, in the precision of `x`."""
+        return product(x, self.stored, x.dtype)
 
 
 class WideEmbedding(nn.Module):
@@ -54,10 +56,15 @@ def widen(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear and child.weight.dtype in HALF_DTYPES:
-                setattr(module, name, WideLinear(child))
+                bias = None if child.bias is None else _widened(child.bias)
+                setattr(
+                    module,
+                    name,
+                    StoredLinear(cast(nn.Parameter, child.weight), bias),
+                )
             elif type(child) is nn.Embedding and child.weight.dtype in HALF_DTYPES:
                 setattr(module, name, WideEmbedding(child))
-    kept = {id(module.weight) for module in model.modules() if isinstance(module, WideLinear | WideEmbedding)}
+    kept = {id(module.weight) for module in model.modules() if isinstance(module, StoredLinear | WideEmbedding)}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in kept and parameter.dtype in HALF_DTYPES:
@@ -68,16 +75,30 @@ def _widened(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.data.float(), requires_grad=parameter.requires_grad)
 
 
+def is_quantised(model: nn.Module) -> bool:
+    """Whether a model has layers whose weights are whole numbers."""
+    return any(isinstance(module, StoredLinear) and module.scales is not None for module in model.modules())
+
+
+def count_weights(model: nn.Module) -> int:
+    """Number of weights that a model's parameters stand for, shared ones once; scales are none."""
+    quantised = [m for m in model.modules() if isinstance(m, StoredLinear) and m.scales is not None]
+    stored = {id(tensor) for layer in quantised for tensor in (layer.weight, layer.scales)}
+    plain = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in stored)
+    return plain + sum(layer.stored.rows * layer.stored.cols for layer in quantised)
+
+
 def set_compute(model: nn.Module, compute: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Decide in what precision a model of `dtype` weights works; what it is then.
 
     `compute` is one of `COMPUTE`: what the weights have (`stored`), `float32`, or `auto`: float32 where 16-bit products
-    are slower on this CPU, which is measured once. Raises `ConfigError` for another one.
+    are slower on this CPU, which is measured once, or quantised weights are widened anyway. Raises `ConfigError` for
+    another one.
     """
     require_choice("compute", compute, COMPUTE)
     if compute == "stored" or dtype not in HALF_DTYPES:
         return dtype
-    if compute == "float32" or (device.type == "cpu" and faster_widened(dtype)):
+    if compute == "float32" or (device.type == "cpu" and (is_quantised(model) or faster_widened(dtype))):
         widen(model)
         return torch.float32
     return dtype

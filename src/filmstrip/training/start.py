@@ -8,6 +8,7 @@ import torch
 from filmstrip.api import Assistant, load
 from filmstrip.config import ModelConfig
 from filmstrip.config.checks import require
+from filmstrip.models.wide import is_quantised
 from filmstrip.training.parallel import Parallel
 from filmstrip.training.recipe import ModelRecipe, Recipe
 from filmstrip.training.tiny import TINY, initialise, new_tiny
@@ -25,6 +26,10 @@ def start_model(recipe: Recipe, output: Path, parallel: Parallel) -> tuple[Assis
             copy_towers(start.towers, assistant)
     else:
         assistant = load(start.checkpoint, device=parallel.device, preset=start.preset, compute="stored", quiet=True)
+        require(
+            not is_quantised(assistant.model),
+            f"{start.checkpoint} is quantised; train the checkpoint that it was made from",
+        )
     if start.reset:
         torch.manual_seed(recipe.seed)
         initialise(assistant.model, start.reset)

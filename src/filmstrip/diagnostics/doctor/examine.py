@@ -8,6 +8,7 @@ from filmstrip.checkpoint.describe import describe, dtype_names, model_title, sh
 from filmstrip.checkpoint.files import TensorReader, has_weights
 from filmstrip.checkpoint.pku_config import TOWER_KEYS
 from filmstrip.checkpoint.pku_towers import IN_CHECKPOINT, TowerSources
+from filmstrip.checkpoint.quantization import MANIFEST_FILE, expect_quantised, read_manifest
 from filmstrip.checkpoint.read import read_any
 from filmstrip.checkpoint.resolve import resolve
 from filmstrip.diagnostics.doctor.agreement import check_agreement
@@ -62,7 +63,7 @@ def _diagnose(directory: Path, values: bool, towers: TowerSources, on_progress: 
     matched = recognise(stored, settings.family, findings)
     if settings.original:
         _add_towers(directory, towers, stored, matched, findings)
-    expected = None if settings.config is None else Expected.of(build_meta(settings.config))
+    expected = _expected(directory, settings, findings)
     compare_parameters(stored, matched, expected, findings)
     check_agreement(settings, _dtypes(stored, matched), _has_head(matched), findings)
     check_vocabulary(settings, _rows(stored, matched), findings)
@@ -75,6 +76,20 @@ def _diagnose(directory: Path, values: bool, towers: TowerSources, on_progress: 
         _try_reader(directory, towers, findings)
     facts = _facts(directory, settings, stored, matched, expected, values)
     return Diagnosis(_sentence(settings, stored, matched, expected), findings.sorted(), facts)
+
+
+def _expected(directory: Path, settings: Settings, findings: Findings) -> Expected | None:
+    """The parameters of the model that is described, with the quantised layers of its manifest if it has one."""
+    if settings.config is None:
+        return None
+    model = build_meta(settings.config)
+    try:
+        manifest = read_manifest(directory)
+        if manifest is not None:
+            expect_quantised(model, manifest, str(directory))
+    except CheckpointError as error:
+        findings.add("reader-refuses", MANIFEST_FILE, reason(error, directory))
+    return Expected.of(model)
 
 
 def _add_towers(directory: Path, towers: TowerSources, stored: Stored, matched: Matched, findings: Findings) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from filmstrip.checkpoint.header import WEIGHT_DTYPES, TensorInfo
+from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
 from filmstrip.checkpoint.layouts import layouts_of
-from filmstrip.checkpoint.rules import Mapped
+from filmstrip.checkpoint.rules import SCALES, Mapped
 from filmstrip.diagnostics.doctor.findings import Findings, counted, some
 from filmstrip.diagnostics.doctor.recognise import Matched
 from filmstrip.diagnostics.doctor.weights import Stored
+from filmstrip.models.wide import count_weights
 
 TEMPORAL = ".temporal."
 POSITION_TABLE = "position_embedding.weight"
@@ -25,11 +26,14 @@ class Expected:
     """The parameters of the model that the configuration describes.
 
     `shapes` has every name; `owner` gives the first name of the parameter behind it, which tied weights and shared
-    towers have in common.
+    towers have in common. `integers` are the dtypes of quantised weights, `count` is the number of weights, shared ones
+    once.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     owner: Mapping[str, str]
+    integers: Mapping[str, torch.dtype]
+    count: int
 
     @classmethod
     def of(cls, model: nn.Module) -> "Expected":
@@ -39,17 +43,13 @@ class Expected:
         for name, value in model.named_parameters(remove_duplicate=False):
             shapes[name] = tuple(value.shape)
             owner[name] = first.setdefault(value, name)
-        return cls(shapes, owner)
-
-    @property
-    def count(self) -> int:
-        """Number of weights, shared ones once."""
-        return sum(torch.Size(self.shapes[name]).numel() for name in set(self.owner.values()))
+        integers = {name: value.dtype for name, value in model.named_parameters() if not value.is_floating_point()}
+        return cls(shapes, owner, integers, count_weights(model))
 
 
 def compare_parameters(stored: Stored, matched: Matched, expected: Expected | None, findings: Findings) -> None:
     """Hold names, shapes and dtypes against the model; without one (configuration unusable), dtypes alone."""
-    _check_dtypes(stored, matched, findings)
+    _check_dtypes(stored, matched, {} if expected is None else expected.integers, findings)
     if expected is None or matched.layout is None or not (matched.entries or matched.lost):
         return
     sources: dict[str, list[str]] = defaultdict(list)
@@ -76,10 +76,13 @@ def compare_parameters(stored: Stored, matched: Matched, expected: Expected | No
         _check_missing(matched, expected, sources, findings)
 
 
-def _check_dtypes(stored: Stored, matched: Matched, findings: Findings) -> None:
+def _check_dtypes(stored: Stored, matched: Matched, integers: Mapping[str, torch.dtype], findings: Findings) -> None:
     by_dtype: dict[str, list[str]] = defaultdict(list)
-    for name in matched.entries:
-        by_dtype[stored.tensors[name].dtype].append(name)
+    for name, entry in matched.entries.items():
+        dtype = stored.tensors[name].dtype
+        if entry.canonical.endswith(f".{SCALES}") or integers.get(entry.canonical) == DTYPES[dtype]:
+            continue  # of a quantised layer, as its manifest has it
+        by_dtype[dtype].append(name)
     for dtype, names in sorted(by_dtype.items()):
         if dtype not in WEIGHT_DTYPES:
             findings.add("dtype-unsupported", dtype, f"{counted(len(names), 'tensor')} stored so: {some(names)}")
