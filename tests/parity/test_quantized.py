@@ -44,7 +44,7 @@ def test_zeros_and_extremes() -> None:
     weight = torch.zeros(2, 64)
     weight[1, 3] = 1e30
     for bits in (8, 4):
-        back = quantize(weight, bits).widened(torch.float32)
+        back = quantize(weight, bits, 64).widened(torch.float32)
         assert back[0].eq(0).all() and back.isfinite().all()
         assert back[1, 3] == pytest.approx(1e30, rel=0.01)
 
@@ -64,7 +64,7 @@ def test_the_kernel_multiplies_with_what_is_stored(bits: int, rows: int) -> None
 def test_many_rows_multiply_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("filmstrip.kernels.products._PIECE", 1000)
     monkeypatch.setattr("filmstrip.kernels.products._local", type("Local", (), {})())
-    stored = quantize(weights(), 4)
+    stored = quantize(weights(), 4, 32)
     x = torch.randn(20, 192)
     theirs = x @ stored.widened(torch.float32).T
     torch.testing.assert_close(product(x, stored), theirs, atol=1e-4, rtol=0)
@@ -76,4 +76,4 @@ def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match="groups of 48"):
         quantize(weights(), 4, 48)
     with pytest.raises(ConfigError, match="8 or 4 bits, not 3"):
-        quantize(weights(), 3)
+        quantize(weights(), 3, 32)

@@ -21,7 +21,7 @@ from filmstrip.checkpoint.variant import ARCHITECTURE_PREFIX, PREFIX
 from filmstrip.checkpoint.write import LazyTensor, json_bytes
 from filmstrip.config.checks import require
 from filmstrip.errors import CheckpointError
-from filmstrip.kernels import BITS, GROUP, choose_scales, round_to
+from filmstrip.kernels import BITS, GROUPS, choose_scales, round_to
 from filmstrip.models.weightless import build_meta
 
 _HEAD = (
@@ -33,11 +33,13 @@ _SMALL_GROUP = 32  # where the inputs do not divide into groups of the size aske
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """Bits of the text tower's layers and of everything else's (0: as they are), and inputs that share a scale."""
+    """Bits of the text tower's layers and of everything else's (0: as they are), and inputs that share a scale (by
+    default `GROUPS`).
+    """
 
     bits: int = 8
     vision_bits: int = 8
-    group: int = GROUP
+    group: int | None = None
 
     def __post_init__(self) -> None:
         known = ", ".join(map(str, BITS))
@@ -46,7 +48,7 @@ class QuantizeOptions:
             self.vision_bits in (0, *BITS), f"vision weights are stored in {known} bits or 0, not {self.vision_bits}"
         )
         require(
-            self.group > 0 and self.group % _SMALL_GROUP == 0,
+            self.group is None or (self.group > 0 and self.group % _SMALL_GROUP == 0),
             f"a group is a multiple of {_SMALL_GROUP} inputs, not {self.group}",
         )
 
@@ -81,7 +83,8 @@ def quantized_output(source: Path, options: QuantizeOptions) -> Output:
     files[MANIFEST_FILE] = manifest.to_bytes()
     notes = (f"{len(left)} layers stay as they are: their inputs do not divide by {_SMALL_GROUP}",) if left else ()
     rows = [("source", f"{source.resolve().name}: {checkpoint.describe()}"), ("weights of the source", digest)]
-    rows.append(("quantised", f"{len(layers)} layers, {manifest.title}, one scale for {options.group} inputs"))
+    shared = " or ".join(map(str, sorted({layer.group for layer in layers.values()})))
+    rows.append(("quantised", f"{len(layers)} layers, {manifest.title}, one scale for {shared} inputs"))
     files[CARD_FILE] = model_card(source.resolve().name, "A quantised checkpoint.", rows, notes)
     return Output(
         tensors=in_layout(tensors, checkpoint.layout),
@@ -102,7 +105,7 @@ def _choose(model: nn.Module, options: QuantizeOptions) -> tuple[dict[str, Layer
         if not isinstance(module, nn.Linear) or name == _HEAD or bits == 0:
             continue
         rows, cols = module.weight.shape
-        group = next((size for size in (options.group, _SMALL_GROUP) if cols % size == 0), None)
+        group = next((size for size in (options.group or GROUPS[bits], _SMALL_GROUP) if cols % size == 0), None)
         if group is None:
             left.append(name)
         else:

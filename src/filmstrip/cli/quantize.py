@@ -26,8 +26,13 @@ def quantize(
         ),
     ] = 8,
     group: Annotated[
-        int, typer.Option(metavar="N", help="Weights of a row that share a scale", rich_help_panel=_WHAT)
-    ] = 64,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Weights of a row that share a scale [dim](64; 32 of 4-bit ones)[/dim]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     max_shard: writing.MaxShard = "5GB",
     overwrite: writing.Overwrite = False,
     as_json: options.Json = False,
@@ -41,7 +46,7 @@ def quantize(
     \b[bold]Examples[/bold]
     filmstrip quantize my-model my-model-int8
     filmstrip quantize my-model my-model-int4 --bits 4
-    filmstrip quantize tiny tiny-int4 --bits 4 --vision-bits 0 --group 32
+    filmstrip quantize tiny tiny-int4 --bits 4 --vision-bits 0 --group 64
     """
     with status("starting"):
         from filmstrip.checkpoint.atomic import require_apart, require_free

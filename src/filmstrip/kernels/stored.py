@@ -9,7 +9,7 @@ from filmstrip.config.checks import require
 from filmstrip.shapes import Float, Tensor
 
 BITS = (8, 4)
-GROUP = 64  # inputs that share a scale: an eighth of a bit a weight and scale halves would gain little
+GROUPS = {8: 64, 4: 32}  # inputs that share a scale: of fewer bits, fewer share (scripts/quantize_quality.py)
 _FLOAT_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INTEGER_KINDS = {torch.int8: 3, torch.uint8: 4}
 _MULTIPLE = {8: 16, 4: 32}  # of a group, so that the kernels' registers hold a whole part of one
@@ -91,7 +91,7 @@ class StoredMatrix:
         return (numbers * self.scales[rows, :, None]).flatten(1)
 
 
-def quantize(weight: Float[Tensor, "rows cols"], bits: int, group: int = GROUP) -> StoredMatrix:
+def quantize(weight: Float[Tensor, "rows cols"], bits: int, group: int) -> StoredMatrix:
     """The nearest weight of `bits` bits: every `group` inputs of a row share a scale.
 
     Rounding is to nearest. Raises `ConfigError` for sizes that do not fit.
@@ -100,7 +100,7 @@ def quantize(weight: Float[Tensor, "rows cols"], bits: int, group: int = GROUP) 
     return StoredMatrix(round_to(weight, scales, bits), None, scales)
 
 
-def choose_scales(weight: Float[Tensor, "rows cols"], bits: int, group: int = GROUP) -> Float[Tensor, "rows groups"]:
+def choose_scales(weight: Float[Tensor, "rows cols"], bits: int, group: int) -> Float[Tensor, "rows groups"]:
     """One scale for every `group` inputs of a row.
 
     For 4 bits the range is chosen among several by the least squared error of the group: one large weight would
