@@ -55,3 +55,31 @@ def test_blocks_towers_and_forward_compile() -> None:
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+DECODING = """
+import torch
+from torch._dynamo.utils import counters
+from tests.models import random_model
+
+torch.set_num_threads(1)
+model = random_model().requires_grad_(False)
+ids = torch.randint(0, 190, (3, 12), generator=torch.Generator().manual_seed(2))
+mask = torch.ones_like(ids)
+mask[1, :4] = 0
+padded = model.generate(ids, attention_mask=mask, max_new_tokens=24)
+longer = model.generate(ids[:, :9], max_new_tokens=40)
+model.compile_towers()
+assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=24), padded)
+graphs = counters["stats"]["unique_graphs"]
+assert graphs == 1, graphs
+assert torch.equal(model.generate(ids[:, :9], max_new_tokens=40), longer)
+assert counters["stats"]["unique_graphs"] == graphs, "another length of the same batch compiled anew"
+"""
+
+
+def test_steps_of_decoding_compile_once_and_give_the_same_tokens() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DECODING], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -66,8 +66,9 @@ class OpenedModel(RequestBuilder):
         on_progress: Callable[[int, int], None] | None = None,
         store: ContentStore | None = None,
         compute: str = "stored",
+        compiled: bool = False,
     ) -> Assistant:
-        """Build the model and fill it. `on_progress` is called with tensors done and in all; `compute` as for `load`.
+        """Build the model and fill it. `on_progress` is called with tensors done and in all; the others as for `load`.
 
         What is read is remembered in `store`; without one, in memory, up to `reuse.MEMORY_BYTES`.
         """
@@ -77,6 +78,8 @@ class OpenedModel(RequestBuilder):
             expect_quantised(model, self.checkpoint.quantization, str(self.checkpoint.directory))
         report = load_weights(model, self.checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
         model.eval().requires_grad_(False)
+        if compiled:
+            model.compile_towers()
         works_in = set_compute(model, compute, DTYPES[report.dtype], self.device)
         model.eos_token_ids = self.checkpoint.generation.eos_ids
         preset = self.program.preset
@@ -114,6 +117,7 @@ def load(
     video_tower: str | Path | None = None,
     cache: str | Path | None = None,
     compute: str = "auto",
+    compiled: bool = False,
     quiet: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     **choices: Any,
@@ -123,7 +127,8 @@ def load(
     `name` is `tiny` (bundled), a checkpoint directory, or a hub id (downloaded). `device`: the first GPU if there is
     one, else the CPU. `dtype` of the weights: as stored. `compute`: the precision of the arithmetic with 16-bit
     weights, `stored` (theirs), `float32` (they stay 16-bit in memory), or `auto`: float32 on a CPU that is slower at
-    theirs, which is measured once. `preset` decides frames, pixels, prompt and temporal attention together (`original`
+    theirs, which is measured once. `compiled`: through `torch.compile`, whose first use takes from seconds to a minute.
+    `preset` decides frames, pixels, prompt and temporal attention together (`original`
     or `transformers`, default: what the checkpoint says); `choices` are single fields of `Preset` that differ from it
     (`frame_sampler=`, `image_transform=`, `prompt=`, `temporal_attention=`). `image_tower` and `video_tower` are for
     checkpoints in the original release's layout whose vision towers are elsewhere: a LanguageBind (or CLIP) directory
@@ -136,7 +141,7 @@ def load(
     target = as_dtype(dtype)
     opened = open_model(name, device=device, preset=preset, image_tower=image_tower, video_tower=video_tower, **choices)
     store = None if cache is None else ContentStore(MEMORY_BYTES, Path(cache), DISK_BYTES, warnings.warn)
-    assistant = opened.load_weights(target, on_progress, store, compute)
+    assistant = opened.load_weights(target, on_progress, store, compute, compiled)
     if not quiet:
         sys.stderr.write(f"{assistant.summary}\n")
     return assistant

@@ -74,6 +74,10 @@ Compute = Annotated[
         help="Arithmetic with 16-bit weights: auto, stored (theirs), float32 (they stay 16-bit in memory)",
     ),
 ]
+Compiled = Annotated[
+    bool,
+    _option(_PROGRAM, "--compile", help="Through torch.compile: a slow first answer, faster ones after it"),
+]
 
 Frames = Annotated[
     int | None, _option(_FRAMES, metavar="N", min=1, help="Frames taken from each video [dim](as trained)[/dim]")

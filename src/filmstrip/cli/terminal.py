@@ -88,7 +88,12 @@ def open_model(name: str, *, device: str | None, preset: str | None, **choices: 
 
 
 def load_weights(
-    opened: "OpenedModel", dtype: str | None, selection: "FrameSelection | None" = None, compute: str = "auto"
+    opened: "OpenedModel",
+    dtype: str | None,
+    selection: "FrameSelection | None" = None,
+    compute: str = "auto",
+    *,
+    compiled: bool = False,
 ) -> "Assistant":
     """Read the weights with a progress bar; print the line that says what was built, and its warnings.
 
@@ -108,7 +113,10 @@ def load_weights(
     ) as bar:
         task = bar.add_task("reading weights", total=None)
         assistant = opened.load_weights(
-            target, lambda done, total: bar.update(task, completed=done, total=total), compute=compute
+            target,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            compute=compute,
+            compiled=compiled,
         )
     note(assistant.summary_with(selection or assistant.selection))
     _, missing = find_kernels() if opened.device.type == "cpu" else (None, "")

@@ -11,6 +11,7 @@ import torch
 from filmstrip.cache import KVCache
 from filmstrip.config import SamplingConfig
 from filmstrip.errors import PromptError
+from filmstrip.generation.compiled import CompiledDecoding, compiled_decoding
 from filmstrip.generation.fused import FusedDecoding, fused_decoding
 from filmstrip.generation.sample import sample_tokens
 from filmstrip.generation.step import OnChunk, decode_step, prefill
@@ -50,7 +51,7 @@ class TokenLoop:
         self.ended = [False] * x_BTD.shape[0]
         self._x_BTD, self._on_chunk, self._beginning = x_BTD, on_chunk, beginning
         self._mask = attention_mask
-        self._fused: FusedDecoding | None = None
+        self._fast: CompiledDecoding | FusedDecoding | None = None
         self._seen_BW = _tokens_seen(prompt_ids, attention_mask, model.config.text.vocab_size)
         self._generators = [_generator(seed, x_BTD.device) for seed in seeds or [sampling.seed] * len(self.ended)]
 
@@ -62,7 +63,7 @@ class TokenLoop:
         """Make tokens."""
         with torch.inference_mode():
             logits_BW = prefill(self.model, self.cache, self._x_BTD, self._mask, self._on_chunk, self._beginning)
-            self._fused = fused_decoding(self.model, self.cache)
+            self._fast = (compiled_decoding if self.model.compiled else fused_decoding)(self.model, self.cache)
         for step in range(self.sampling.max_new_tokens):
             with torch.inference_mode():
                 ids_B = self._choose(logits_BW)
@@ -86,8 +87,8 @@ class TokenLoop:
     def _advance(self, ids_B: Tensor) -> Float[Tensor, "B W"]:
         if self._mask is not None:
             self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], dim=1)
-        if self._fused is not None:
-            return self._fused(ids_B, self._mask)
+        if self._fast is not None:
+            return self._fast(ids_B, self._mask)
         return decode_step(self.model, self.cache, ids_B, self._mask)
 
 

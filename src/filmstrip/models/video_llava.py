@@ -32,8 +32,11 @@ class VideoLlava(nn.Module):
     """Images and clips become visual tokens, take their places in the prompt, and LLaMA reads on.
 
     With `config.shared_towers` both names are the same module. `image_newline` stands at the end of every row of an
-    image that is cut into tiles; without `config.image_grids` there is none.
+    image that is cut into tiles; without `config.image_grids` there is none. `compiled` says that steps of decoding go
+    through `torch.compile` (`compile_towers`).
     """
+
+    compiled = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -145,6 +148,16 @@ class VideoLlava(nn.Module):
             tower.backend = cast(AttentionBackend, backend)
         if isinstance(self.aggregation, Resampler):
             self.aggregation.backend = cast(AttentionBackend, backend)
+
+    def compile_towers(self) -> None:
+        """Let `torch.compile` make the blocks of the vision towers and steps of decoding faster, from the next use on.
+
+        The first of each size then takes from seconds to a minute. On a GPU steps of decoding become CUDA graphs.
+        """
+        self.compiled = True
+        for tower in {self.image_tower, self.video_tower}:
+            for block in tower.blocks:
+                block.compile()
 
     def _select(
         self, tower: VisionTower, pixels_MFCYX: Tensor, kind: MediaKind, taps: Taps | None
