@@ -8,7 +8,7 @@ from filmstrip.kernels import StoredMatrix, find_kernels, product, quantize
 
 needs_kernels = pytest.mark.skipif(find_kernels("wait")[0] is None, reason=find_kernels("wait")[1] or "off")
 # Half a step of 254 or 15 over the range of a group, relative to its largest weight; 4 bits may clip up to 30 %.
-WORST = {8: 0.5 / 127, 4: 0.31}
+WORST = {8: 0.51 / 127, 4: 0.31}  # scales are rounded to 16 bit, too
 
 
 def weights(rows: int = 40, cols: int = 192) -> torch.Tensor:
@@ -29,7 +29,7 @@ def test_the_nearest_numbers_are_stored(bits: int, group: int) -> None:
     step = 2 * largest / (2**bits - 2)
     noise = (step**2 / 12).mean().sqrt()
     assert (back - weight).square().mean().sqrt() <= noise * 1.01
-    assert stored.nbytes == weight.numel() * bits / 8 + 4 * weight.numel() / group
+    assert stored.nbytes == weight.numel() * bits / 8 + 2 * weight.numel() / group
 
 
 def test_values_on_the_grid_come_back_exactly() -> None:
@@ -41,12 +41,14 @@ def test_values_on_the_grid_come_back_exactly() -> None:
 
 
 def test_zeros_and_extremes() -> None:
-    weight = torch.zeros(2, 64)
-    weight[1, 3] = 1e30
+    weight = torch.zeros(3, 64)
+    weight[1, 3], weight[2, 5] = 1e5, 1e-12
     for bits in (8, 4):
         back = quantize(weight, bits, 64).widened(torch.float32)
-        assert back[0].eq(0).all() and back.isfinite().all()
-        assert back[1, 3] == pytest.approx(1e30, rel=0.01)
+        assert back[0].eq(0).all() and back[2].abs().max() < 1e-7
+        assert back[1, 3] == pytest.approx(1e5, rel=0.01)
+        with pytest.raises(ConfigError, match=r"weights up to 1e\+30 are too large"):
+            quantize(weight * 1e25, bits, 64)
 
 
 @needs_kernels

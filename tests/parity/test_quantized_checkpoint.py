@@ -169,7 +169,7 @@ def _questions(place: Path) -> Path:
 
 def test_a_whole_command(quantised: dict[int, Path], tmp_path: Path) -> None:
     content = succeed("quantize", "tiny", tmp_path / "again", "--bits", "4", "--json").json
-    assert content["dtypes"] == ["float32", "int8", "uint8"]
+    assert content["dtypes"] == ["float16", "float32", "int8", "uint8"]
     first, again = (path / "model.safetensors" for path in (quantised[4], tmp_path / "again"))
     assert first.read_bytes() == again.read_bytes()
     frame = np.zeros((64, 64, 3), np.uint8)

@@ -4,8 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
+from filmstrip.checkpoint.convert import ConvertOptions, convert
+from filmstrip.checkpoint.convert_output import WriteOptions, write_output
+from filmstrip.checkpoint.quantize import QuantizeOptions, quantized_output
+from filmstrip.checkpoint.read import read_checkpoint
+from filmstrip.checkpoint.resolve import resolve
 from filmstrip.config import ModelConfig, TextConfig, VisionConfig
 from filmstrip.diagnostics.model_source import find_model
 from filmstrip.diagnostics.params import (
@@ -16,6 +22,7 @@ from filmstrip.diagnostics.params import (
     fold_layers,
     kind_of,
     quantised_bytes,
+    quantised_layers,
 )
 from filmstrip.errors import ConfigError
 from filmstrip.models.weightless import build_meta
@@ -110,11 +117,22 @@ def test_a_parameter_of_no_kind_is_refused() -> None:
 
 
 def test_quantised_bytes_count_codes_and_scales() -> None:
-    """300 inputs are three groups of up to 128: 20 outputs have 60 scales; four-bit rows fill whole bytes."""
-    layer = nn.Linear(301, 20, device="meta")
-    assert quantised_bytes(layer, "int8") == 20 * 301 + 60 * 2
-    assert quantised_bytes(layer, "int4") == 20 * 151 + 60 * 2
-    assert bytes_as(nn.Sequential(layer), "int8") == 20 * 301 + 60 * 2 + 20 * 2  # the bias stays in 16 bit
+    """320 inputs are five groups of 64, or ten of 32: 20 outputs have 100 scales, or 200."""
+    model = nn.Sequential(nn.Linear(320, 20, device="meta"))
+    sizes = {"int8": 20 * 320 + 100 * 2, "int4": 20 * 160 + 200 * 2}
+    for precision, size in sizes.items():
+        (layer,) = quantised_layers(model, precision)
+        assert quantised_bytes(layer) == size
+        assert bytes_as(model, precision) == size + 20 * 2  # the bias stays in 16 bit
+    assert quantised_layers(nn.Sequential(nn.Linear(301, 20, device="meta")), "int8") == []
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_bytes_are_those_that_quantising_writes(tmp_path: Path, bits: int) -> None:
+    source = tmp_path / "half"
+    write_output(convert(resolve("tiny"), ConvertOptions(dtype=torch.bfloat16)), source, WriteOptions())
+    output = quantized_output(source, QuantizeOptions(bits=bits))
+    assert output.nbytes == bytes_as(build_meta(read_checkpoint(source).config), f"int{bits}")
 
 
 def test_an_original_configuration_under_another_name_is_not_mistaken_for_its_neighbour(tmp_path: Path) -> None:

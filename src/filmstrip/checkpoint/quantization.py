@@ -15,7 +15,7 @@ from torch import nn
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.write import json_bytes
 from filmstrip.errors import CheckpointError
-from filmstrip.kernels import BITS
+from filmstrip.kernels import BITS, SCALE_DTYPE
 from filmstrip.models.wide import StoredLinear
 
 MANIFEST_FILE = "quantization.json"
@@ -45,7 +45,7 @@ class LayerFormat:
 
     @property
     def scales_shape(self) -> tuple[int, int]:
-        """Shape of the float32 scales."""
+        """Shape of the scales."""
         return (self.rows, self.cols // self.group)
 
 
@@ -115,7 +115,7 @@ def expect_quantised(model: nn.Module, manifest: Manifest, where: str) -> None:
                 f"{tuple(linear.weight.shape)}"
             )
         numbers = torch.empty(layer.numbers_shape, dtype=layer.numbers_dtype, device="meta")
-        scales = torch.empty(layer.scales_shape, dtype=torch.float32, device="meta")
+        scales = torch.empty(layer.scales_shape, dtype=SCALE_DTYPE, device="meta")
         stored = StoredLinear(_fixed(numbers), linear.bias, _fixed(scales))
         setattr(parent, attribute, stored)
 

@@ -6,9 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from filmstrip.checkpoint.card import CARD_FILE, model_card
 from filmstrip.checkpoint.convert_hf import hf_to_hf
 from filmstrip.checkpoint.convert_output import Output, require_complete, require_equal_copies, source_hash
@@ -21,14 +18,9 @@ from filmstrip.checkpoint.variant import ARCHITECTURE_PREFIX, PREFIX
 from filmstrip.checkpoint.write import LazyTensor, json_bytes
 from filmstrip.config.checks import require
 from filmstrip.errors import CheckpointError
-from filmstrip.kernels import BITS, GROUPS, choose_scales, round_to
+from filmstrip.kernels import BITS, SCALE_DTYPE, choose_scales, round_to
 from filmstrip.models.weightless import build_meta
-
-_HEAD = (
-    "text_tower.lm_head"  # an eighth of a small model's answers hang on its last digits, and it may be the embedding
-)
-
-_SMALL_GROUP = 32  # where the inputs do not divide into groups of the size asked for
+from filmstrip.models.wide import GROUP_MULTIPLE, quantisable_layers
 
 
 @dataclass(frozen=True)
@@ -48,8 +40,8 @@ class QuantizeOptions:
             self.vision_bits in (0, *BITS), f"vision weights are stored in {known} bits or 0, not {self.vision_bits}"
         )
         require(
-            self.group is None or (self.group > 0 and self.group % _SMALL_GROUP == 0),
-            f"a group is a multiple of {_SMALL_GROUP} inputs, not {self.group}",
+            self.group is None or (self.group > 0 and self.group % GROUP_MULTIPLE == 0),
+            f"a group is a multiple of {GROUP_MULTIPLE} inputs, not {self.group}",
         )
 
 
@@ -69,7 +61,13 @@ def quantized_output(source: Path, options: QuantizeOptions) -> Output:
     require_complete(read.tensors, model, str(source))
     require_equal_copies(read.tensors, model, str(source))
     digest = source_hash(read_source(checkpoint.parts, mapped=True).tensors, model)
-    layers, left = _choose(model, options)
+    chosen = quantisable_layers(model, options.bits, options.vision_bits, options.group)
+    left = [name for name, layer in chosen.items() if layer.group is None]
+    layers = {
+        name: LayerFormat(layer.bits, layer.group, *layer.linear.weight.shape)
+        for name, layer in chosen.items()
+        if layer.group is not None
+    }
     manifest = Manifest(layers, digest)
     first_names = {id(module): name for name, module in model.named_modules()}
     aliases = {name: first_names[id(module)] for name, module in model.named_modules(remove_duplicate=False)}
@@ -81,7 +79,7 @@ def quantized_output(source: Path, options: QuantizeOptions) -> Output:
     files = dict(hf_to_hf(source, tensors, None, temporal=config.video_tower.temporal_attention).files)
     files[CONFIG_FILE] = json_bytes(_as_variant(json.loads(files[CONFIG_FILE])))
     files[MANIFEST_FILE] = manifest.to_bytes()
-    notes = (f"{len(left)} layers stay as they are: their inputs do not divide by {_SMALL_GROUP}",) if left else ()
+    notes = (f"{len(left)} layers stay as they are: their inputs do not divide by {GROUP_MULTIPLE}",) if left else ()
     rows = [("source", f"{source.resolve().name}: {checkpoint.describe()}"), ("weights of the source", digest)]
     shared = " or ".join(map(str, sorted({layer.group for layer in layers.values()})))
     rows.append(("quantised", f"{len(layers)} layers, {manifest.title}, one scale for {shared} inputs"))
@@ -97,22 +95,6 @@ def quantized_output(source: Path, options: QuantizeOptions) -> Output:
     )
 
 
-def _choose(model: nn.Module, options: QuantizeOptions) -> tuple[dict[str, LayerFormat], list[str]]:
-    """The layers to quantise, and those whose inputs do not divide into groups."""
-    layers, left = {}, []
-    for name, module in model.named_modules():
-        bits = options.bits if name.startswith("text_tower.") else options.vision_bits
-        if not isinstance(module, nn.Linear) or name == _HEAD or bits == 0:
-            continue
-        rows, cols = module.weight.shape
-        group = next((size for size in (options.group or GROUPS[bits], _SMALL_GROUP) if cols % size == 0), None)
-        if group is None:
-            left.append(name)
-        else:
-            layers[name] = LayerFormat(bits, group, rows, cols)
-    return layers, left
-
-
 def _quantized(name: str, tensor: LazyTensor, layer: LayerFormat) -> dict[str, LazyTensor]:
     """The two tensors of a layer. The scales, which are small, are kept from one to the other; the weight is not."""
     scales = cache(lambda: choose_scales(tensor.read(), layer.bits, layer.group))
@@ -120,7 +102,7 @@ def _quantized(name: str, tensor: LazyTensor, layer: LayerFormat) -> dict[str, L
         name: LazyTensor(
             layer.numbers_shape, layer.numbers_dtype, lambda: round_to(tensor.read(), scales(), layer.bits)
         ),
-        name.removesuffix("weight") + SCALES: LazyTensor(layer.scales_shape, torch.float32, scales),
+        name.removesuffix("weight") + SCALES: LazyTensor(layer.scales_shape, SCALE_DTYPE, scales),
     }
 
 

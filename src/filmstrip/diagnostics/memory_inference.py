@@ -96,7 +96,7 @@ def unpacked_weight(config: AnyConfig, workload: Workload) -> int:
 
 @lru_cache(maxsize=64)
 def _largest_linear(config: AnyConfig) -> int:
-    return max(linear.weight.numel() for linear in quantised_layers(build_meta(config)))
+    return max(layer.linear.weight.numel() for layer in quantised_layers(build_meta(config), "int8"))
 
 
 def kv_cache_bytes(config: TextConfig, rows: int, capacity: int, b: int) -> int:

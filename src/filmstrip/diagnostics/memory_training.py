@@ -172,16 +172,14 @@ def count_learning(config: AnyConfig, workload: Workload) -> Learning:
 
 def _frozen_bytes(model: nn.Module, learning: set[int], workload: Workload) -> int:
     """Weights that do not learn: in the model's precision, or quantised."""
-    quantised = {id(layer.weight): layer for layer in quantised_layers(model)} if workload.quantize else {}
+    layers = quantised_layers(model, workload.quantize) if workload.quantize else []
+    quantised = {id(layer.linear.weight): layer for layer in layers}
     total = 0
     for value in model.parameters():
         if id(value) in learning:
             continue
         layer = quantised.get(id(value))
-        if layer is not None and workload.quantize:
-            total += quantised_bytes(layer, workload.quantize)
-        else:
-            total += value.numel() * workload.element
+        total += value.numel() * workload.element if layer is None else quantised_bytes(layer)
     return total
 
 

@@ -3,16 +3,16 @@
 A parameter counts once, however many names it has (tied embeddings, shared towers).
 """
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
+from filmstrip.models.wide import Quantisable, quantisable_layers
+
 QUANTISED_BITS = {"int8": 8, "int4": 4}
-GROUP = 128  # inputs of a linear layer that share a scale when quantised
-SCALE_BYTES = 2  # one 16-bit scale per group; zero points are not stored (symmetric quantisation)
+SCALE_BYTES = 2  # one 16-bit scale per group (`kernels.stored`)
 PRECISION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PRECISIONS = ("float32", "bfloat16", *QUANTISED_BITS)
 
@@ -165,25 +165,26 @@ def bytes_as(model: nn.Module, precision: str) -> int:
 def weight_bytes(model: nn.Module, dtype: str, quantize: str | None = None) -> int:
     """Bytes of all parameters in `dtype`, the weights of linear layers in `quantize` where that is given.
 
-    The head is not quantised. A quantised weight has one 16-bit scale for every 128 inputs of an output; embeddings,
-    norms, biases and head stay in `dtype`.
+    As `filmstrip quantize` stores them: `int4` is 4 bits in the text tower and 8 in all else, with 16-bit scales;
+    embeddings, norms, biases and head stay in `dtype`.
     """
-    quantised = {id(linear.weight): linear for linear in quantised_layers(model)} if quantize else {}
+    layers = quantised_layers(model, quantize) if quantize else []
+    quantised = {id(layer.linear.weight): layer for layer in layers}
     rest = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in quantised)
-    codes = sum(quantised_bytes(linear, quantize) for linear in quantised.values()) if quantize else 0
-    return rest * PRECISION_BYTES[dtype] + codes
+    return rest * PRECISION_BYTES[dtype] + sum(quantised_bytes(layer) for layer in quantised.values())
 
 
-def quantised_layers(model: nn.Module) -> list[nn.Linear]:
-    """The linear layers whose weights quantisation stores in few bits: all but the head."""
-    modules = model.named_modules()
-    return [module for name, module in modules if isinstance(module, nn.Linear) and not name.endswith("lm_head")]
+def quantised_layers(model: nn.Module, precision: str) -> list[Quantisable]:
+    """The linear layers whose weights are stored in few bits: all but the head."""
+    layers = quantisable_layers(model, QUANTISED_BITS[precision]).values()
+    return [layer for layer in layers if layer.group is not None]
 
 
-def quantised_bytes(linear: nn.Linear, precision: str) -> int:
-    """Bytes of a quantised weight: its codes, rows padded to whole bytes, and its scales."""
-    code_bytes = math.ceil(linear.in_features * QUANTISED_BITS[precision] / 8)
-    return linear.out_features * (code_bytes + math.ceil(linear.in_features / GROUP) * SCALE_BYTES)
+def quantised_bytes(layer: Quantisable) -> int:
+    """Bytes of a quantised weight: its numbers and its scales."""
+    rows, cols = layer.linear.weight.shape
+    assert layer.group is not None
+    return int(rows * (cols * layer.bits // 8 + cols // layer.group * SCALE_BYTES))
 
 
 def _modules_of(names: Iterable[str]) -> list[str]:

@@ -29,12 +29,15 @@ typedef uint8_t StoredNibbles __attribute__((vector_size(LANES), aligned(1), may
 
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, INT8 = 3, INT4 = 4 };
 
+struct BFloat16 { uint16_t bits; };
+struct Float16 { uint16_t bits; };
+
 // A weight of `rows` outputs and `cols` inputs, row after row; bias may be null.
-// INT8 and INT4 have one float32 scale for every `group` inputs of a row. A group of INT4 is group / 2 bytes: value i in
+// INT8 and INT4 have one float16 scale for every `group` inputs of a row. A group of INT4 is group / 2 bytes: value i in
 // the low half of byte i, value i + group / 2 in the high half, both stored plus 8.
 struct Matrix {
   const void* data;
-  const float* scales;
+  const Float16* scales;
   const float* bias;
   int64_t rows, cols, group;
   int32_t kind;
@@ -57,9 +60,6 @@ inline float sum(Vector v) {
     for (int i = 0; i < n; i++) parts[i] += parts[i + n];
   return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
-
-struct BFloat16 { uint16_t bits; };
-struct Float16 { uint16_t bits; };
 
 inline Vector load(const BFloat16* p) {
   return (Vector)(__builtin_convertvector(*(const StoredHalves*)p, Ints) << 16);
@@ -108,7 +108,13 @@ inline float as_float(BFloat16 x) {
   std::memcpy(&value, &wide, 4);
   return value;
 }
-inline float as_float(Float16 x) { return widen(x.bits); }
+inline float as_float(Float16 x) {
+#if defined(__F16C__)
+  return _cvtsh_ss(x.bits);
+#else
+  return widen(x.bits);
+#endif
+}
 
 // R rows of a matrix times B vectors, which lie `stride` apart: out[r][b]. Sums run in R * B registers.
 template <int R, int B, typename Weight>
@@ -135,7 +141,7 @@ inline void dot_rows(const Weight* w, const float* x, int64_t cols, int64_t stri
 }
 
 template <int B>
-inline void dot_int8(const int8_t* w, const float* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
+inline void dot_int8(const int8_t* w, const Float16* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
                      float* out) {
   Vector sums[B] = {};
   for (int64_t start = 0; start < cols; start += group, scales++) {
@@ -144,13 +150,14 @@ inline void dot_int8(const int8_t* w, const float* scales, const float* x, int64
       const Vector weights = load(w + c);
       for (int b = 0; b < B; b++) parts[b] += weights * load(x + b * stride + c);
     }
-    for (int b = 0; b < B; b++) sums[b] += parts[b] * *scales;
+    const float scale = as_float(*scales);
+    for (int b = 0; b < B; b++) sums[b] += parts[b] * scale;
   }
   for (int b = 0; b < B; b++) out[b] = sum(sums[b]);
 }
 
 template <int B>
-inline void dot_int4(const uint8_t* w, const float* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
+inline void dot_int4(const uint8_t* w, const Float16* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
                      float* out) {
   Vector sums[B] = {};
   const int64_t half = group / 2;
@@ -164,7 +171,8 @@ inline void dot_int4(const uint8_t* w, const float* scales, const float* x, int6
         parts[b] += low * load(inputs) + high * load(inputs + half);
       }
     }
-    for (int b = 0; b < B; b++) sums[b] += parts[b] * *scales;
+    const float scale = as_float(*scales);
+    for (int b = 0; b < B; b++) sums[b] += parts[b] * scale;
   }
   for (int b = 0; b < B; b++) out[b] = sum(sums[b]);
 }

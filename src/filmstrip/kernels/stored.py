@@ -10,9 +10,11 @@ from filmstrip.shapes import Float, Tensor
 
 BITS = (8, 4)
 GROUPS = {8: 64, 4: 32}  # inputs that share a scale: of fewer bits, fewer share (scripts/quantize_quality.py)
+SCALE_DTYPE = torch.float16
 _FLOAT_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INTEGER_KINDS = {torch.int8: 3, torch.uint8: 4}
 _MULTIPLE = {8: 16, 4: 32}  # of a group, so that the kernels' registers hold a whole part of one
+_LEAST_SCALE = 2.0**-24  # above zero in 16 bit
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # tried ranges, of the largest weight of a group
 
 
@@ -36,7 +38,7 @@ class StoredMatrix:
 
     data: Tensor
     bias: Float[Tensor, "rows"] | None = None
-    scales: Float[Tensor, "rows groups"] | None = None
+    scales: Float[Tensor, "rows groups"] | None = None  # SCALE_DTYPE
 
     @property
     def rows(self) -> int:
@@ -61,6 +63,8 @@ class StoredMatrix:
     @property
     def is_readable(self) -> bool:
         """Whether the library can read it where it is."""
+        if self.scales is not None and self.scales.dtype != SCALE_DTYPE:
+            return False
         kinds = _FLOAT_KINDS if self.scales is None else _INTEGER_KINDS
         tensors = [tensor for tensor in (self.data, self.scales, self.bias) if tensor is not None]
         on_cpu = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors)
@@ -88,7 +92,7 @@ class StoredMatrix:
         numbers = data.view(len(data), self.scales.shape[1], -1)
         if data.dtype == torch.uint8:
             numbers = torch.cat([numbers & 15, numbers >> 4], dim=-1).to(torch.int8) - 8
-        return (numbers * self.scales[rows, :, None]).flatten(1)
+        return (numbers * self.scales[rows, :, None].float()).flatten(1)
 
 
 def quantize(weight: Float[Tensor, "rows cols"], bits: int, group: int) -> StoredMatrix:
@@ -104,7 +108,8 @@ def choose_scales(weight: Float[Tensor, "rows cols"], bits: int, group: int) -> 
     """One scale for every `group` inputs of a row.
 
     For 4 bits the range is chosen among several by the least squared error of the group: one large weight would
-    otherwise take the precision of all others. Raises `ConfigError` for sizes that do not fit.
+    otherwise take the precision of all others. Raises `ConfigError` for sizes that do not fit, and for weights that are
+    too large for a 16-bit scale.
     """
     require(bits in BITS, f"weights are stored in {' or '.join(map(str, BITS))} bits, not {bits}")
     rows, cols = weight.shape
@@ -112,19 +117,23 @@ def choose_scales(weight: Float[Tensor, "rows cols"], bits: int, group: int) -> 
     require(fits, f"{cols} inputs do not divide into groups of {group} (a multiple of {_MULTIPLE[bits]})")
     values, most = weight.detach().float().view(rows, cols // group, group), _most(bits)
     largest = values.abs().amax(-1, keepdim=True)
+    highest = float(largest.max())
+    require(
+        highest <= most * torch.finfo(SCALE_DTYPE).max, f"weights up to {highest:.3g} are too large to be quantised"
+    )
     best, scales = torch.full_like(largest, torch.inf), torch.ones_like(largest)
     for shrink in _SHRINK if bits == 4 else (1.0,):
-        scale = (largest * (shrink / most)).clamp(min=torch.finfo(torch.float32).tiny)
+        scale = (largest * (shrink / most)).clamp(min=_LEAST_SCALE).to(SCALE_DTYPE).float()
         error = (_round(values, scale, most) * scale - values).square().sum(-1, keepdim=True)
         scales = torch.where(error < best, scale, scales)
         best = torch.minimum(error, best)
-    return scales[..., 0].contiguous()
+    return scales[..., 0].to(SCALE_DTYPE)
 
 
 def round_to(weight: Float[Tensor, "rows cols"], scales: Float[Tensor, "rows groups"], bits: int) -> Tensor:
     """The stored numbers of a weight, given its scales: `StoredMatrix.data`."""
     values = weight.detach().float().view(*scales.shape, -1)
-    numbers = _round(values, scales[..., None], _most(bits))
+    numbers = _round(values, scales[..., None].float(), _most(bits))
     if bits == 8:
         return numbers.to(torch.int8).flatten(1)
     low, high = (numbers + 8).to(torch.uint8).chunk(2, dim=-1)

@@ -5,6 +5,7 @@ mean than those of 16-bit arithmetic, and differ from them by its rounding. Quan
 weights that the numbers and scales stand for.
 """
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -12,10 +13,12 @@ from torch import nn
 from torch.nn import functional
 
 from filmstrip.config.checks import require_choice
-from filmstrip.kernels import HALF_DTYPES, StoredMatrix, faster_widened, product
+from filmstrip.kernels import GROUPS, HALF_DTYPES, StoredMatrix, faster_widened, product
 from filmstrip.shapes import Float, Int, Tensor
 
 COMPUTE = ("auto", "stored", "float32")
+GROUP_MULTIPLE = 32
+_VISION = ("image_tower.", "video_tower.", "projector.", "aggregation.")
 
 
 class StoredLinear(nn.Module):
@@ -73,6 +76,36 @@ def widen(model: nn.Module) -> None:
 
 def _widened(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.data.float(), requires_grad=parameter.requires_grad)
+
+
+@dataclass(frozen=True)
+class Quantisable:
+    """A linear layer, the bits that its weight is to have, and the inputs that share a scale (None: they do not
+    divide into groups, and it stays as it is).
+    """
+
+    linear: nn.Linear
+    bits: int
+    group: int | None
+
+
+def quantisable_layers(
+    model: nn.Module, bits: int, vision_bits: int = 8, group: int | None = None
+) -> dict[str, Quantisable]:
+    """What quantising a model to so many bits is about: every linear layer but the head, by name.
+
+    The head may be the embedding table too, and decides between tokens that are close. Vision towers, projector and
+    aggregation have bits of their own (0: as they are). `group` is the number of inputs that share a scale, by default
+    `GROUPS`; where they do not divide by that, `GROUP_MULTIPLE`.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        of_vision = name.startswith(_VISION)
+        own_bits = vision_bits if of_vision else bits
+        if isinstance(module, nn.Linear) and not name.endswith("lm_head") and own_bits:
+            sizes = (group or GROUPS[own_bits], GROUP_MULTIPLE)
+            found[name] = Quantisable(module, own_bits, next((g for g in sizes if module.in_features % g == 0), None))
+    return found
 
 
 def is_quantised(model: nn.Module) -> bool:
