@@ -6,20 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from filmstrip.config import get_preset
+from filmstrip.config import MediaKind, get_preset
 from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.inputs.processor import Processor
 from filmstrip.media.transform import PixelSpec, to_pixels
 from filmstrip.text.prompt import Turn, render
 from filmstrip.text.tokenizer import Tokenizer
-from filmstrip.training.batches import IGNORE, frames_to_pixels, numbered_batches
+from filmstrip.training.batches import IGNORE, ConversationBatch, frames_to_pixels, numbered_batches
 from filmstrip.training.conversations import (
     ClipBatches,
     ConversationBatches,
+    branched_tokens,
+    conversation_tokens,
+    dialogue_tokens,
     draw_questions,
     separate_description,
 )
 from filmstrip.training.drawn import ClipTraining, WorldTraining
+from filmstrip.training.language import LanguageTraining
 from filmstrip.training.parallel import Parallel
 from filmstrip.training.recipe_file import find_recipe, read_recipe
 from filmstrip.training.stages import open_stage
@@ -43,6 +47,46 @@ def test_labels_are_the_assistants_words(tokenizer: Tokenizer) -> None:
         answers = [part.split("</s>")[0] + "</s>" for part in text.split("ASSISTANT:")[1:]]
         assert tokenizer.decode([token for token in labels if token != IGNORE], skip_special=False) == "".join(answers)
         assert all(label in (IGNORE, token) for label, token in zip(labels, ids, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_questions_that_share_a_clip_read_as_if_each_stood_alone(tokenizer: Tokenizer, kind: MediaKind) -> None:
+    """Logits of every token of every question, in one row and in a row of its own; not so in a dialogue."""
+    model = VideoLlavaForGeneration(TINY).eval()
+    initialise(model)
+    rng = np.random.default_rng(0)
+    scene = sample_clip(rng, "train", CLIPS)
+    questions = ask_about(scene, rng, 5, GROUPS["still"])
+    frames = 8 if kind == "video" else 1
+    pixels = torch.randn(1, frames, 3, 64, 64)
+    media = {"videos": pixels} if kind == "video" else {"images": pixels[:, 0]}
+
+    def hidden(ids: np.ndarray, labels: np.ndarray, branches: np.ndarray | None) -> torch.Tensor:
+        ids, labels = (torch.from_numpy(np.append(part, fill))[None] for part, fill in ((ids, 0), (labels, IGNORE)))
+        rows = None if branches is None else torch.from_numpy(np.append(branches, -1))[None]  # one token of padding
+        batch = ConversationBatch(ids, labels, branches=rows, **media, num_samples=1)
+        with torch.inference_mode():
+            return LanguageTraining(model).hidden(batch)[0, :-1]
+
+    row = branched_tokens(questions, kind, frames, TINY, tokenizer)
+    together, branches = hidden(*row), torch.from_numpy(row[2])
+    assert branches.max() == len(questions)
+    for number, question in enumerate(questions, start=1):
+        alone = hidden(*conversation_tokens([question], kind, frames, TINY, tokenizer), None)
+        whole = torch.cat([together[branches == 0], together[branches == number]])
+        torch.testing.assert_close(whole, alone, atol=1e-4, rtol=0)
+    ids, labels, branches_of_dialogue = dialogue_tokens(questions, kind, frames, TINY, tokenizer)
+    talk = hidden(ids, labels, branches_of_dialogue)
+    torch.testing.assert_close(talk, hidden(ids, labels, None), atol=1e-4, rtol=0)
+
+
+def test_some_rows_are_dialogues(tokenizer: Tokenizer) -> None:
+    for share, expected in ((0.0, {False}), (1.0, {True}), (0.5, {False, True})):
+        batch = ConversationBatches(0, TINY, tokenizer, 24, dialogues=share)(1)
+        assert batch.branches is not None
+        asked = (batch.input_ids == tokenizer.token_to_id("</s>")).sum(1)  # one at the end of each answer
+        dialogues = {int(row.max()) == 1 for row, count in zip(batch.branches, asked, strict=True) if count > 1}
+        assert dialogues == expected
 
 
 def test_training_prompt_is_the_prompt_of_use(tokenizer: Tokenizer) -> None:

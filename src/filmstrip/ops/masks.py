@@ -71,3 +71,19 @@ def document_positions(documents_BT: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
     begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
     return slots_T - (slots_T * begins_BT).cummax(dim=1).values
+
+
+def branch_mask(branches_BT: Int[Tensor, "B T"]) -> AttentionMask:
+    """Several texts that go on from one beginning, in one row: each reads the beginning and itself, causally.
+
+    `branches_BT` is 0 for the beginning, then the number of the text; padding has -1 and reads itself.
+    """
+    own_BTS = document_mask(branches_BT).keep_BTS
+    assert own_BTS is not None
+    return AttentionMask(keep_BTS=own_BTS | ((branches_BT[:, :, None] > 0) & (branches_BT[:, None, :] == 0)))
+
+
+def branch_positions(branches_BT: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Position of each token behind the beginning, as if its text stood there alone."""
+    begun_B1 = (branches_BT == 0).sum(dim=1, keepdim=True)
+    return document_positions(branches_BT) + begun_B1 * (branches_BT > 0)

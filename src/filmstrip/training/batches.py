@@ -54,7 +54,8 @@ class ConversationBatch(TensorBatch):
     `labels` is IGNORE everywhere but on the assistant's words and the end-of-sequence that closes them; aligned with
     `input_ids`, not shifted. `motion` says what moves in each frame (drawn videos only, `motion.motion_labels`).
     `image_sizes` are heights and widths in pixels. `documents` number the conversations that share a row, -1 for
-    padding; None: one conversation a row. `skipped` has the samples that were left out and why. `num_samples` and
+    padding; None: one conversation a row. `branches` number texts that go on from one beginning (0), -1 for padding
+    (`ops.masks.branch_mask`). `skipped` has the samples that were left out and why. `num_samples` and
     `num_tokens` leave padding out.
     """
 
@@ -65,6 +66,7 @@ class ConversationBatch(TensorBatch):
     motion: TensorBatch | None = None
     image_sizes: Int[Tensor, "I 2"] | None = None
     documents: Int[Tensor, "B T"] | None = None
+    branches: Int[Tensor, "B T"] | None = None
     skipped: Sequence[tuple[str, str]] = ()
     num_samples: int = 0
     num_tokens: int = 0

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from filmstrip.config import MediaKind, ModelConfig
+from filmstrip.shapes import Int, Tensor
 from filmstrip.text.encode import tokenize
 from filmstrip.text.prompt import Turn, render
 from filmstrip.text.tokenizer import Tokenizer
@@ -32,7 +34,12 @@ _OVER_TIME = (*GROUPS["motion"], *GROUPS["time"], *GROUPS["camera"])
 
 
 class ConversationBatches:
-    """`batch(number)` draws one batch; every `image_every`-th is of pictures, the others of videos."""
+    """`batch(number)` draws one batch; every `image_every`-th is of pictures, the others of videos.
+
+    `dialogues` is the share of rows in which questions follow one another as in a conversation. In the others each
+    question sees the clip alone: answers to earlier ones tell so much of later ones (`the red star` of the colour of
+    the star, what comes first of what comes last) that a model learns to read those instead of looking.
+    """
 
     def __init__(
         self,
@@ -41,11 +48,14 @@ class ConversationBatches:
         tokenizer: Tokenizer,
         batch_size: int,
         photos: Sequence[np.ndarray] = (),
+        *,
         image_every: int = 6,
         questions: int = 6,
+        dialogues: float = 0.25,
     ) -> None:
         self.seed, self.config, self.tokenizer, self.batch_size = seed, config, tokenizer, batch_size
         self.photos, self.image_every, self.questions = list(photos), image_every, questions
+        self.dialogues = dialogues
         self.clip = replace(CLIPS, num_photos=len(self.photos))
         self.still = replace(STILLS, num_photos=len(self.photos))
 
@@ -53,18 +63,21 @@ class ConversationBatches:
         """Draw batch `number`."""
         rng = np.random.default_rng([self.seed, 2, number])
         kind: MediaKind = "image" if number % self.image_every == 0 else "video"
-        scenes, frames, conversations = [], [], []
+        scenes, frames, conversations, branches = [], [], [], []
         for _ in range(self.batch_size):
             scene = sample_still(rng, self.still) if kind == "image" else sample_clip(rng, "train", self.clip)
             scenes.append(scene)
             frames.append(augment_clip(draw_clip(scene, self.config.tower(kind).image_size, self.photos), rng))
             questions = draw_questions(scene, rng, self.questions)
-            conversations.append(self._tokens(questions, kind))
+            *conversation, branch = self._tokens(questions, kind, dialogue=rng.random() < self.dialogues)
+            conversations.append((conversation[0], conversation[1]))
+            branches.append(branch)
         pixels = frames_to_pixels(np.stack(frames))
         input_ids, labels = pad_right(conversations, self.config.pad_token_id)
         batch = ConversationBatch(
             input_ids,
             labels,
+            branches=_pad_branches(branches, input_ids.shape[1]),
             num_samples=len(conversations),
             num_tokens=sum(len(ids) for ids, _ in conversations),
         )
@@ -73,14 +86,19 @@ class ConversationBatches:
         tower = self.config.video_tower
         return replace(batch, videos=pixels, motion=motion_labels(scenes, tower.patch_size, tower.image_size))
 
-    def _tokens(self, questions: Sequence[Question], kind: MediaKind) -> tuple[np.ndarray, np.ndarray]:
-        """As many of the questions as `_MAX_WORDS` tokens hold, so that rows are of similar length."""
+    def _tokens(
+        self, questions: Sequence[Question], kind: MediaKind, *, dialogue: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, labels and branches of as many of the questions as `_MAX_WORDS` tokens hold, so that rows are of similar
+        length.
+        """
         frames = self.clip.num_frames if kind == "video" else 1
         visual = self.config.clip_tokens(frames) if kind == "video" else self.config.tokens_per_frame(kind)
+        make = dialogue_tokens if dialogue else branched_tokens
         while True:
-            ids, labels = conversation_tokens(questions, kind, frames, self.config, self.tokenizer)
-            if len(ids) <= visual + _MAX_WORDS or len(questions) == 1:
-                return ids, labels
+            row = make(questions, kind, frames, self.config, self.tokenizer)
+            if len(row[0]) <= visual + _MAX_WORDS or len(questions) == 1:
+                return row
             questions = questions[1:]
 
 
@@ -142,3 +160,37 @@ def conversation_tokens(
     visual = config.clip_tokens(num_frames) if kind == "video" else config.tokens_per_frame("image")
     repeats = np.where(ids == media_ids[kind], visual, 1)
     return np.repeat(ids, repeats), np.repeat(labels, repeats)
+
+
+def dialogue_tokens(
+    questions: Sequence[Question], kind: MediaKind, num_frames: int, config: ModelConfig, tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, labels and branches of a conversation: all behind the clip is one branch."""
+    ids, labels = conversation_tokens(questions, kind, num_frames, config, tokenizer)
+    return ids, labels, np.where(np.arange(len(ids)) < _beginning(ids, kind, config), 0, 1)
+
+
+def branched_tokens(
+    questions: Sequence[Question], kind: MediaKind, num_frames: int, config: ModelConfig, tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, labels and branches (`ops.masks.branch_mask`) of questions that share the clip and do not see each other:
+    each stands behind it as the only one.
+    """
+    alone = [conversation_tokens([question], kind, num_frames, config, tokenizer) for question in questions]
+    begun = _beginning(alone[0][0], kind, config)
+    ids = np.concatenate([alone[0][0][:begun], *(ids[begun:] for ids, _ in alone)])
+    labels = np.concatenate([alone[0][1][:begun], *(labels[begun:] for _, labels in alone)])
+    lengths = [begun, *(len(ids) - begun for ids, _ in alone)]
+    return ids, labels, np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _beginning(ids: np.ndarray, kind: MediaKind, config: ModelConfig) -> int:
+    """Tokens up to the end of the clip."""
+    return int(np.flatnonzero(ids == config.placeholder_ids[kind])[-1]) + 1
+
+
+def _pad_branches(branches: Sequence[np.ndarray], length: int) -> Int[Tensor, "B T"]:
+    padded = np.full((len(branches), length), -1)
+    for row, branch in enumerate(branches):
+        padded[row, : len(branch)] = branch
+    return torch.from_numpy(padded)

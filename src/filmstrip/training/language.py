@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from filmstrip.models import VideoLlava
 from filmstrip.models.taps import Taps
-from filmstrip.ops.masks import document_mask, document_positions
+from filmstrip.ops.masks import branch_mask, branch_positions, document_mask, document_positions
 from filmstrip.shapes import Float, Tensor
 from filmstrip.training.batches import IGNORE, ConversationBatch
 
@@ -24,13 +24,18 @@ class LanguageTraining(nn.Module):
         return loss, figures
 
     def hidden(self, batch: ConversationBatch, taps: Taps | None = None) -> Float[Tensor, "B T D"]:
-        """Hidden states after the final norm. Conversations that share a row do not see each other."""
+        """Hidden states after the final norm. Conversations that share a row, or what it begins with, do not see each
+        other.
+        """
         x_BTD = self.model.embed(batch.input_ids, batch.images, batch.videos, batch.image_sizes)
         x_BTD = x_BTD + self._of_unused(x_BTD)
-        if batch.documents is None:
+        if batch.branches is not None:
+            positions_BT, mask = branch_positions(batch.branches), branch_mask(batch.branches)
+        elif batch.documents is not None:
+            positions_BT, mask = document_positions(batch.documents), document_mask(batch.documents)
+        else:
             return self.model.decode(x_BTD, taps=taps)
-        positions_BT = document_positions(batch.documents)
-        return self.model.text_tower(x_BTD, positions_BT, document_mask(batch.documents), taps=taps)
+        return self.model.text_tower(x_BTD, positions_BT, mask, taps=taps)
 
     def _of_unused(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, ""]:
         """Zero, with a gradient of zero for every visual part that learns.

@@ -137,8 +137,9 @@ def _open_world(assistant: Assistant, recipe: Recipe, stage: StageRecipe, parall
         assistant.processor.tokenizer,
         per_pass,
         _photos(stage),
-        world.image_every,
-        world.questions,
+        image_every=world.image_every,
+        questions=world.questions,
+        dialogues=world.dialogues,
     )
     answer = partial(world_probe, assistant, _photos(stage, TEST_PHOTOS), recipe.samples, recipe.precision)
     return Stage(task, _settings(stage), _numbered(make, stage, parallel), answer=answer)
