@@ -21,7 +21,7 @@ from filmstrip.checkpoint.convert_output import WriteOptions, write_output
 from filmstrip.checkpoint.towers import load_text_tower
 from filmstrip.kernels import quantize
 from filmstrip.models.decoder import Decoder
-from filmstrip.models.wide import StoredLinear
+from filmstrip.models.wide import StoredLinear, quantisable_layers
 from filmstrip.ops.masks import causal_mask
 from filmstrip.shapes import Float, Int, Tensor
 from filmstrip.testing.gguf import find_gguf
@@ -56,17 +56,14 @@ def main(
 
 def quantise_layers(model: nn.Module, bits: int, group: int) -> None:
     """What `filmstrip quantize` does to a checkpoint, to a model in memory."""
-    for path, module in list(model.named_modules()):
-        for name, child in module.named_children():
-            if type(child) is not nn.Linear or name == "lm_head":
-                continue
-            size = next((size for size in (group, 32) if child.in_features % size == 0), None)
-            if size is None:
-                typer.echo(f"{path}.{name} stays as it is", err=True)
-                continue
-            stored = quantize(child.weight, bits, size)
-            numbers, scales = (nn.Parameter(part, requires_grad=False) for part in (stored.data, stored.scales))
-            setattr(module, name, StoredLinear(numbers, child.bias, scales))
+    for name, layer in quantisable_layers(model, bits, group=group).items():
+        if layer.group is None:
+            typer.echo(f"{name} stays as it is", err=True)
+            continue
+        stored = quantize(layer.linear.weight, layer.bits, layer.group)
+        numbers, scales = (nn.Parameter(part, requires_grad=False) for part in (stored.data, stored.scales))
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, StoredLinear(numbers, layer.linear.bias, scales))
 
 
 def measure_text(directory: Path, tokens: int) -> dict[str, tuple[float, float, float]]:

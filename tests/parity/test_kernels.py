@@ -8,7 +8,7 @@ import torch
 from filmstrip.cache import KVCache
 from filmstrip.config import RopeConfig, TextConfig
 from filmstrip.generation import VideoLlavaForGeneration
-from filmstrip.generation.fused import fused_decoding
+from filmstrip.generation.fused import FusedDecoding, fused_decoding
 from filmstrip.generation.step import decode_step, new_cache, prefill
 from filmstrip.kernels import find_kernels
 from filmstrip.testing.tolerances import TOLERANCES
@@ -74,7 +74,7 @@ def test_steps_give_the_logits_of_the_twin(shape: str, batch: int) -> None:
             torch.testing.assert_close(filled[1], filled[0], atol=BOUND, rtol=0)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_nothing(threads: int) -> None:
     model = model_of(replace(TEXT, hidden_size=512, intermediate_size=1024, head_dim=128))  # large enough for threads
     caches, logits = [read(model, None, 2, 9) for _ in range(2)], []
@@ -115,7 +115,11 @@ def test_a_long_context() -> None:
 def test_generation_uses_it_and_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(TEXT)
     ids = torch.randint(0, 190, (3, 12), generator=torch.Generator().manual_seed(2))
+    steps = []
+    run = FusedDecoding.__call__
+    monkeypatch.setattr(FusedDecoding, "__call__", lambda *inputs: steps.append(1) or run(*inputs))
     fast = model.generate(ids, max_new_tokens=24)
+    assert len(steps) == 23
     monkeypatch.setattr("filmstrip.generation.loop.fused_decoding", lambda model, cache: None)
     assert torch.equal(model.generate(ids, max_new_tokens=24), fast)
 
@@ -135,6 +139,12 @@ def test_what_is_not_usual_goes_through_the_twin() -> None:
     assert fused_decoding(model, new_cache(model, 1, 4)) is None
     dynamic = model_of(replace(TEXT, rope=RopeConfig(scaling="dynamic", factor=2.0)))
     assert fused_decoding(dynamic, new_cache(dynamic, 1, 4)) is None
+    pruned = model_of(TEXT)
+    pruned.text_tower.blocks = pruned.text_tower.blocks[:2]
+    assert fused_decoding(pruned, new_cache(pruned, 1, 4)) is None
+    narrowed = model_of(TEXT)
+    narrowed.text_tower.blocks[1].mlp.up_proj = torch.nn.Linear(64, 48, bias=False)
+    assert fused_decoding(narrowed, new_cache(narrowed, 1, 4)) is None
     double = model_of(TEXT).double()
     assert fused_decoding(double, new_cache(double, 1, 4)) is None
 

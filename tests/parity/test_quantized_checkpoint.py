@@ -17,7 +17,7 @@ from filmstrip.diagnostics.doctor import diagnose
 from filmstrip.errors import FilmstripError
 from filmstrip.generation.fused import fused_decoding
 from filmstrip.generation.step import new_cache
-from filmstrip.kernels import find_kernels
+from filmstrip.kernels import SCALE_DTYPE, find_kernels
 from filmstrip.models.wide import StoredLinear, count_weights
 from filmstrip.testing.tolerances import TOLERANCES
 from tests.e2e.helpers import needs_bundled_model, refused, succeed
@@ -98,6 +98,11 @@ def test_16_bit_models_keep_16_bit_where_they_are_not_quantised(tmp_path: Path) 
     assistant = load(tmp_path / "small")
     assert assistant.origin.dtype == "bfloat16" and assistant.origin.compute == "float32"
     assert assistant.model.text_tower.token_embedding.weight.dtype == torch.bfloat16
+    projection = assistant.model.text_tower.blocks[0].attention.q_proj
+    assert isinstance(projection, StoredLinear) and projection.scales is not None
+    assert projection.scales.dtype == SCALE_DTYPE
+    if find_kernels()[0] is not None:
+        assert fused_decoding(assistant.model, new_cache(assistant.model, 1, 4)) is not None
     narrow = load(tmp_path / "small", compute="stored")
     question = "How many shapes are there?"
     assert narrow.ask((), question, max_new_tokens=2).run_card["compute"] == "bfloat16"
@@ -121,6 +126,8 @@ def test_the_doctor_finds_it_sound(quantised: dict[int, Path], tmp_path: Path) -
         (lambda m: m.update(layers=[]), "does not list the quantised layers"),
         (lambda m: next(iter(m["layers"].values())).update(bits=3), "no way to store a weight"),
         (lambda m: next(iter(m["layers"].values())).update(group=0), "no way to store a weight"),
+        (lambda m: next(iter(m["layers"].values())).update(group=8), "no way to store a weight"),
+        (lambda m: next(iter(m["layers"].values())).update(bits=4, group=16), "no way to store a weight"),
         (lambda m: next(iter(m["layers"].values())).update(rows="9"), "expected whole numbers"),
         (lambda m: next(iter(m["layers"].values())).update(rows=9), "config.json asks for"),
         (

@@ -80,7 +80,7 @@ class OpenedModel(RequestBuilder):
         model.eval().requires_grad_(False)
         if compiled:
             model.compile_towers()
-        works_in = set_compute(model, compute, DTYPES[report.dtype], self.device)
+        works_in = set_compute(model, compute, getattr(torch, report.dtype), self.device)
         model.eos_token_ids = self.checkpoint.generation.eos_ids
         preset = self.program.preset
         warnings = (*report.warnings, *self.processor.tokenizer.warnings, *self.program.notes)

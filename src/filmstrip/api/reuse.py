@@ -21,6 +21,7 @@ from filmstrip.config.tiles import Size
 from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.generation.step import OnChunk
 from filmstrip.inputs.processor import Prompt
+from filmstrip.kernels import find_kernels
 from filmstrip.shapes import Float, Int, Tensor
 
 MEMORY_BYTES = 2 * 2**30
@@ -64,7 +65,16 @@ class PromptReader:
         self.model, self.store = model, store
         self.device, self.dtype = model.text_tower.token_embedding.weight.device, model.text_tower.compute_dtype
         backends = [tower.backend for tower in (model.image_tower, model.video_tower, model.text_tower)]
-        made_by = [origin.weights_hash, repr(model.config), origin.dtype, str(self.dtype), self.device.type, backends]
+        paths = [model.compiled, find_kernels()[0] is not None]  # they round differently
+        made_by = [
+            origin.weights_hash,
+            repr(model.config),
+            origin.dtype,
+            str(self.dtype),
+            self.device.type,
+            backends,
+            *paths,
+        ]
         self._made_by = json.dumps([*made_by, recorded_versions()], sort_keys=True)
 
     def recall(self, prompt: Prompt, cache: KVCache) -> Reading:

@@ -206,9 +206,12 @@ def _require_shape(info: TensorInfo, mapped: Mapped, parameter: nn.Parameter, ch
         raise CheckpointError(
             f"{checkpoint.directory}: tensor {info.name!r} has shape {info.shape}, config.json asks for {expected}"
         )
-    if parameter.is_floating_point() and info.dtype in WEIGHT_DTYPES:
-        return
-    if DTYPES[info.dtype] != parameter.dtype:
+    if mapped.canonical.endswith(f".{SCALES}") or not parameter.is_floating_point():
+        if DTYPES[info.dtype] != parameter.dtype:
+            wanted = str(parameter.dtype).removeprefix("torch.")
+            told = f"tensor {info.name!r} is stored as {info.dtype}, its manifest asks for {wanted}"
+            raise CheckpointError(f"{checkpoint.directory}: {told}")
+    elif info.dtype not in WEIGHT_DTYPES:
         raise CheckpointError(
             f"{checkpoint.directory}: tensor {info.name!r} is stored as {info.dtype}; "
             f"supported for weights: {', '.join(WEIGHT_DTYPES)}"

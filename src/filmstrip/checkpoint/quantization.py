@@ -15,7 +15,7 @@ from torch import nn
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.write import json_bytes
 from filmstrip.errors import CheckpointError
-from filmstrip.kernels import BITS, SCALE_DTYPE
+from filmstrip.kernels import BITS, MULTIPLES, SCALE_DTYPE
 from filmstrip.models.wide import StoredLinear
 
 MANIFEST_FILE = "quantization.json"
@@ -89,8 +89,8 @@ def _layer(entry: Any, where: str) -> LayerFormat:
     if not isinstance(entry, dict) or {key: type(value) for key, value in entry.items()} != _FIELDS:
         raise CheckpointError(f"{where}: expected whole numbers {', '.join(_FIELDS)}")
     layer = LayerFormat(**entry)
-    sizes = min(layer.rows, layer.cols, layer.group) > 0 and layer.cols % layer.group == 0 and layer.group % 16 == 0
-    if layer.bits not in BITS or not sizes:
+    sizes = layer.bits in BITS and min(layer.rows, layer.cols, layer.group) > 0 and layer.cols % layer.group == 0
+    if not sizes or layer.group % MULTIPLES[layer.bits]:
         raise CheckpointError(f"{where}: {entry} is no way to store a weight")
     return layer
 

@@ -119,7 +119,7 @@ def load_weights(
             compiled=compiled,
         )
     note(assistant.summary_with(selection or assistant.selection))
-    _, missing = find_kernels() if opened.device.type == "cpu" else (None, "")
+    _, missing = find_kernels() if opened.device.type == "cpu" and compute != "stored" else (None, "")
     if missing:
         note(missing)
     for text in assistant.warnings:

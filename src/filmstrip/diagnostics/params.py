@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from filmstrip.kernels import SCALE_DTYPE
 from filmstrip.models.wide import Quantisable, quantisable_layers
 
 QUANTISED_BITS = {"int8": 8, "int4": 4}
-SCALE_BYTES = 2  # one 16-bit scale per group (`kernels.stored`)
 PRECISION_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PRECISIONS = ("float32", "bfloat16", *QUANTISED_BITS)
 
@@ -184,7 +184,7 @@ def quantised_bytes(layer: Quantisable) -> int:
     """Bytes of a quantised weight: its numbers and its scales."""
     rows, cols = layer.linear.weight.shape
     assert layer.group is not None
-    return int(rows * (cols * layer.bits // 8 + cols // layer.group * SCALE_BYTES))
+    return int(rows * (cols * layer.bits // 8 + cols // layer.group * SCALE_DTYPE.itemsize))
 
 
 def _modules_of(names: Iterable[str]) -> list[str]:

@@ -6,7 +6,6 @@ and cache. Attention over empty slots costs a little; what it saves is the time 
 """
 
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -14,13 +13,13 @@ from filmstrip.cache import KVCache
 from filmstrip.models import VideoLlava
 from filmstrip.models.decoder import Decoder
 from filmstrip.models.record import has_hooks
+from filmstrip.models.wide import StoredLinear
 from filmstrip.ops.masks import AttentionMask, token_positions
 from filmstrip.shapes import Bool, Float, Int, Tensor
 
 _ROUND = 256  # slots of the cache
 _MOST_SIZES = 64  # of batches and caches; the compiler gives up after 8 unless it is told
 _Step = Callable[..., Tensor]
-_compiled: WeakKeyDictionary[Decoder, _Step] = WeakKeyDictionary()
 
 
 class FixedSlots(KVCache):
@@ -47,10 +46,11 @@ class CompiledDecoding:
         cache.reserve(-(-cache.capacity // _ROUND) * _ROUND)
         for tensor in (cache.keys, cache.values):
             tensor[:, :, :, cache.length :] = 0  # what was never written may be NaN, which no mask takes away
+            torch._dynamo.mark_static_address(tensor)  # a CUDA graph writes to it in place
         self._keep_BS = torch.zeros(cache.keys.shape[1], cache.capacity, dtype=torch.bool, device=cache.keys.device)
-        if decoder not in _compiled:
-            _compiled[decoder] = _compile(decoder, cache.keys.device)
-        self._step = _compiled[decoder]
+        if "compiled_step" not in vars(decoder):
+            vars(decoder)["compiled_step"] = _compile(decoder, cache.keys.device)  # it lives as long as the model
+        self._step: _Step = vars(decoder)["compiled_step"]
 
     def __call__(
         self, ids_B: Int[Tensor, "B"], attention_mask: Int[Tensor, "B S"] | None = None
@@ -71,8 +71,10 @@ class CompiledDecoding:
 
 
 def compiled_decoding(model: VideoLlava, cache: KVCache) -> CompiledDecoding | None:
-    """The compiled step, or None where hooks want to see every module run."""
-    return None if has_hooks(model.text_tower) else CompiledDecoding(model.text_tower, cache)
+    """The compiled step, or None where hooks want to see every module run, or layers unpack their own weights."""
+    decoder = model.text_tower
+    unpacked = any(isinstance(module, StoredLinear) for module in decoder.modules())
+    return None if unpacked or has_hooks(decoder) else CompiledDecoding(decoder, cache)
 
 
 def _compile(decoder: Decoder, device: torch.device) -> _Step:

@@ -1,16 +1,18 @@
 """`decode_step` in one call of a compiled kernel, where there is one and it computes the same.
 
-The twin is `step.decode_step`, which anything unusual goes through: a GPU, hooks, changed layers, gradients, more rows
-than the kernel has registers for. Both give the same logits but for rounding (`tests/parity/test_kernels.py`).
+The twin is `step.decode_step`, which anything unusual goes through: a GPU, hooks, layers of other kinds or sizes,
+16-bit arithmetic, more rows than the kernel has registers for. Both give the same logits but for rounding
+(`tests/parity/test_kernels.py`).
 """
 
 import torch
 from torch import nn
 
 from filmstrip.cache import KVCache
+from filmstrip.config import TextConfig
 from filmstrip.kernels import MAX_ROWS, FusedStep, Kernels, Projections, StoredMatrix, find_kernels
 from filmstrip.models import VideoLlava
-from filmstrip.models.decoder import Decoder, DecoderBlock, RMSNorm
+from filmstrip.models.decoder import Decoder, DecoderAttention, DecoderBlock, RMSNorm, SwiGLU
 from filmstrip.models.record import has_hooks
 from filmstrip.models.wide import StoredLinear, WideEmbedding
 from filmstrip.ops.masks import token_positions
@@ -66,19 +68,59 @@ def _fits(decoder: Decoder, cache: KVCache) -> bool:
     usual = (
         cache.keys.device.type == "cpu"
         and cache.keys.dtype == torch.float32
+        and cache.keys.shape[0] == len(decoder.blocks)
         and cache.keys.shape[1] <= MAX_ROWS
         and config.activation in ("silu", "swish")
         and config.rope.scaling != "dynamic"
         and decoder.backend == "sdpa"
+        and not torch.is_autocast_enabled("cpu")
+        and not has_hooks(decoder)
     )
-    return usual and not has_hooks(decoder) and all(map(_is_plain, decoder.modules()))
+    return usual and all(_is_plain(block, config) for block in decoder.blocks) and _is_plain_end(decoder)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is what the kernel takes it for, its weights as they were loaded."""
-    if type(module) in (nn.Linear, StoredLinear):
-        return _stored(module).is_readable
-    return any(True for _ in module.children()) or type(module) in (nn.Embedding, WideEmbedding, RMSNorm)
+def _is_plain(block: nn.Module, config: TextConfig) -> bool:
+    """Whether a block is what the kernel takes it for, with the weights that the configuration describes."""
+    if type(block) is not DecoderBlock:
+        return False
+    attention, mlp = block.attention, block.mlp
+    if type(attention) is not DecoderAttention or type(mlp) is not SwiGLU:
+        return False
+    width, inner = config.hidden_size, config.intermediate_size
+    asked, kept = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes = [
+        (attention.q_proj, asked, width),
+        (attention.k_proj, kept, width),
+        (attention.v_proj, kept, width),
+        (attention.o_proj, width, asked),
+        (mlp.gate_proj, inner, width),
+        (mlp.up_proj, inner, width),
+        (mlp.down_proj, width, inner),
+    ]
+    norms = (block.attention_norm, block.mlp_norm)
+    return all(_is_matrix(*shape) for shape in shapes) and all(_is_norm(norm, width) for norm in norms)
+
+
+def _is_plain_end(decoder: Decoder) -> bool:
+    config = decoder.config
+    table = type(decoder.token_embedding) in (nn.Embedding, WideEmbedding)
+    head = _is_matrix(decoder.lm_head, config.vocab_size, config.hidden_size)
+    return table and head and _is_norm(decoder.final_norm, config.hidden_size)
+
+
+def _is_matrix(linear: nn.Module, rows: int, cols: int) -> bool:
+    if type(linear) not in (nn.Linear, StoredLinear):
+        return False
+    stored = _stored(linear)
+    return stored.is_readable and (stored.rows, stored.cols) == (rows, cols)
+
+
+def _is_norm(norm: nn.Module, width: int) -> bool:
+    if type(norm) is not RMSNorm:
+        return False
+    weight = norm.weight
+    plain = weight.dtype == torch.float32 and weight.is_contiguous() and weight.device.type == "cpu"
+    return plain and weight.shape == (width,)
 
 
 def _projections(block: nn.Module) -> Projections:

@@ -63,7 +63,8 @@ class TokenLoop:
         """Make tokens."""
         with torch.inference_mode():
             logits_BW = prefill(self.model, self.cache, self._x_BTD, self._mask, self._on_chunk, self._beginning)
-            self._fast = (compiled_decoding if self.model.compiled else fused_decoding)(self.model, self.cache)
+            compiled = compiled_decoding(self.model, self.cache) if self.model.compiled else None
+            self._fast = compiled or fused_decoding(self.model, self.cache)
         for step in range(self.sampling.max_new_tokens):
             with torch.inference_mode():
                 ids_B = self._choose(logits_BW)

@@ -3,13 +3,23 @@
 from filmstrip.kernels.library import Kernels, find_kernels
 from filmstrip.kernels.products import HALF_DTYPES, faster_widened, product
 from filmstrip.kernels.step import MAX_ROWS, FusedStep, Projections
-from filmstrip.kernels.stored import BITS, GROUPS, SCALE_DTYPE, StoredMatrix, choose_scales, quantize, round_to
+from filmstrip.kernels.stored import (
+    BITS,
+    GROUPS,
+    MULTIPLES,
+    SCALE_DTYPE,
+    StoredMatrix,
+    choose_scales,
+    quantize,
+    round_to,
+)
 
 __all__ = [
     "BITS",
     "GROUPS",
     "HALF_DTYPES",
     "MAX_ROWS",
+    "MULTIPLES",
     "SCALE_DTYPE",
     "FusedStep",
     "Kernels",

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -59,20 +60,32 @@ def _find(wait: bool) -> tuple[Kernels | None, str]:
     compiler = _compiler()
     if compiler is None:
         return None, "no C++ compiler (c++, g++ or clang++): decoding runs without compiled kernels"
-    directory = cache_directory() / f"kernels-{_fingerprint(compiler)}"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if directory.stat().st_uid != os.getuid() or directory.stat().st_mode & 0o022:
-            return None, f"{directory} can be written by others: no library is loaded from there"
-        if not (directory / _LIBRARY).is_file():
-            if (directory / _FAILED).is_file():
-                return None, f"the kernels did not compile, see {directory / _FAILED}; remove it to try again"
-            _build(compiler, directory, wait)
-            if not wait:
-                return None, "compiling the kernels beside this (once); decoding uses them from the next start on"
-        return Kernels(directory / _LIBRARY), ""
-    except (OSError, subprocess.SubprocessError) as error:
+        return _open(compiler, wait)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # among them: there is no home directory
         return None, f"no compiled kernels: {error}"
+
+
+def _open(compiler: str, wait: bool) -> tuple[Kernels | None, str]:
+    directory = cache_directory() / f"kernels-{_fingerprint(compiler)}"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status, own = directory.stat(), getattr(os, "getuid", lambda: 0)()
+    if status.st_uid != own or status.st_mode & 0o022:
+        return None, f"{directory} can be written by others: no library is loaded from there"
+    if not (directory / _LIBRARY).is_file():
+        if (directory / _FAILED).is_file():
+            return None, f"the kernels did not compile, see {directory / _FAILED}; remove it to try again"
+        if wait or not _is_being_built(directory):
+            _build(compiler, directory, wait)
+        if not wait:
+            return None, "compiling the kernels beside this (once); decoding uses them from the next start on"
+    return Kernels(directory / _LIBRARY), ""
+
+
+def _is_being_built(directory: Path) -> bool:
+    """Whether another process has a compiler running, which then wrote its file a short time ago."""
+    started = [path.stat().st_mtime for path in directory.glob("*.partial")]
+    return any(time.time() - moment < _TIMEOUT for moment in started)
 
 
 def cache_directory() -> Path:

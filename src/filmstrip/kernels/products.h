@@ -177,9 +177,8 @@ inline void dot_int4(const uint8_t* w, const Float16* scales, const float* x, in
   for (int b = 0; b < B; b++) out[b] = sum(sums[b]);
 }
 
-template <int B, typename Weight>
+template <int R, int B, typename Weight>
 int rows_at_once(const Weight* w, const float* x, const Matrix& m, int64_t left, int64_t stride, float (*out)[MAX_ROWS]) {
-  constexpr int R = LANES == 16 || B < 4 ? 4 : 3;  // R * B sums and what is multiplied fit the registers
   if (left < R) {
     dot_rows<1, B>(w, x, m.cols, stride, out);
     return 1;
@@ -189,39 +188,46 @@ int rows_at_once(const Weight* w, const float* x, const Matrix& m, int64_t left,
 }
 
 // Rows from `row` on, at most `left` of them, times B vectors into out[r][b]; how many rows it were.
-template <int B>
+template <int R, int B>
 int some_rows(const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride, float (*out)[MAX_ROWS]) {
   const int64_t place = row * m.cols;
   switch (m.kind) {
-    case BFLOAT16: return rows_at_once<B>((const BFloat16*)m.data + place, x, m, left, stride, out);
-    case FLOAT16: return rows_at_once<B>((const Float16*)m.data + place, x, m, left, stride, out);
+    case BFLOAT16: return rows_at_once<R, B>((const BFloat16*)m.data + place, x, m, left, stride, out);
+    case FLOAT16: return rows_at_once<R, B>((const Float16*)m.data + place, x, m, left, stride, out);
     case INT8:
       dot_int8<B>((const int8_t*)m.data + place, m.scales + place / m.group, x, m.cols, m.group, stride, out[0]);
       return 1;
     case INT4:
       dot_int4<B>((const uint8_t*)m.data + place / 2, m.scales + place / m.group, x, m.cols, m.group, stride, out[0]);
       return 1;
-    default: return rows_at_once<B>((const float*)m.data + place, x, m, left, stride, out);
+    default: return rows_at_once<R, B>((const float*)m.data + place, x, m, left, stride, out);
   }
 }
 
 // The same for any batch, four vectors at a time: the rows are in the nearest cache when they are read again.
-int some_rows(int batch, const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride,
-              float (*out)[MAX_ROWS]) {
+template <int R>
+int some_rows_of(int batch, const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride,
+                 float (*out)[MAX_ROWS]) {
   int done = 1;
   for (int b = 0; b < batch; b += 4) {
     float part[4][MAX_ROWS];
     switch (std::min(batch - b, 4)) {
-      case 1: done = some_rows<1>(m, row, left, x + b * stride, stride, part); break;
-      case 2: done = some_rows<2>(m, row, left, x + b * stride, stride, part); break;
-      case 3: done = some_rows<3>(m, row, left, x + b * stride, stride, part); break;
-      default: done = some_rows<4>(m, row, left, x + b * stride, stride, part); break;
+      case 1: done = some_rows<R, 1>(m, row, left, x + b * stride, stride, part); break;
+      case 2: done = some_rows<R, 2>(m, row, left, x + b * stride, stride, part); break;
+      case 3: done = some_rows<R, 3>(m, row, left, x + b * stride, stride, part); break;
+      default: done = some_rows<R, 4>(m, row, left, x + b * stride, stride, part); break;
     }
-    left = done;  // the next vectors have the same rows
     for (int r = 0; r < done; r++)
       for (int i = b; i < std::min(batch, b + 4); i++) out[r][i] = part[r][i - b] + (m.bias ? m.bias[row + r] : 0.0f);
   }
   return done;
+}
+
+int some_rows(int batch, const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride,
+              float (*out)[MAX_ROWS]) {
+  // R rows at once times four vectors are R * 4 sums, which must fit the registers with what is multiplied.
+  return LANES == 16 || batch < 4 ? some_rows_of<4>(batch, m, row, left, x, stride, out)
+                                  : some_rows_of<3>(batch, m, row, left, x, stride, out);
 }
 
 // Pieces that threads take one after another, so that one that is held up does not hold up the others.

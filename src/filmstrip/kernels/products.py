@@ -22,6 +22,7 @@ from filmstrip.shapes import Float, Tensor
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 _PIECE = 2**21  # weights widened at once
 _ROWS, _WIDTH, _TRIES = 128, 1024, 3  # of the products that are timed
+_MARGIN = 1.3  # by which the faster one must be faster: a busy machine decides no close call
 _local = threading.local()
 
 
@@ -33,7 +34,7 @@ def product(
     if torch.is_grad_enabled() and (x.requires_grad or matrix.data.requires_grad):
         return functional.linear(x, matrix.widened(dtype), matrix.bias)
     kernels = find_kernels()[0] if len(flat) <= MAX_ROWS and dtype == torch.float32 and x.device.type == "cpu" else None
-    if kernels is not None and matrix.is_readable:
+    if kernels is not None and matrix.is_readable and flat.shape[1] == matrix.cols:
         out = torch.empty(len(flat), matrix.rows)
         flat = flat.contiguous()
         described = matrix.describe()
@@ -65,23 +66,27 @@ def _buffer(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) ->
     count = shape[0] * shape[1]
     kept: Tensor | None = getattr(_local, "buffer", None)
     if kept is None or kept.numel() < count or kept.dtype != dtype or kept.device != device:
-        kept = _local.buffer = torch.empty(max(count, _PIECE), dtype=dtype, device=device)
+        with torch.inference_mode(False):  # or it could not be written to outside of inference mode later on
+            kept = _local.buffer = torch.empty(max(count, _PIECE), dtype=dtype, device=device)
     return kept[:count].view(shape)
 
 
 def faster_widened(dtype: torch.dtype) -> bool:
     """Whether this machine multiplies with weights of `dtype` faster in float32; measured once and remembered."""
-    path = cache_directory() / "products.json"
     key = f"{processor_name()} | torch {torch.__version__} | {torch.get_num_threads()} threads | {dtype}"
+    path = None
     try:
+        path = cache_directory() / "products.json"
         known = json.loads(path.read_text())
         if isinstance(known, dict) and isinstance(known.get(key), bool):
             return bool(known[key])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last: there is no home directory
         known = {}
     native, widened = _time_products(dtype)
     known = known if isinstance(known, dict) else {}
-    known[key] = widened < native
+    known[key] = widened * _MARGIN < native
+    if path is None:
+        return bool(known[key])
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

@@ -66,7 +66,7 @@ inline Vector exponential(Vector x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   const Vector power = (Vector)((n + 127) << 23);
-  return x > least ? p * power : Vector{};
+  return x != x ? x : (x > least ? p * power : Vector{});  // what is not a number stays so
 }
 
 void rotate(float* head, const float* cos, const float* sin, int64_t head_dim) {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from filmstrip.cache import KVCache
+from filmstrip.config.checks import require
 from filmstrip.kernels.library import Kernels
 from filmstrip.kernels.stored import CMatrix, StoredMatrix
 from filmstrip.shapes import Bool, Float, Int, Tensor
@@ -63,8 +64,8 @@ class Projections:
 class FusedStep:
     """Reads one new token per row behind the cache's end, all layers and the head in one call.
 
-    The tensors are read where they are, so they must stay there and be contiguous. `inv_freq` are the rotary angles per
-    position. Sums are float32, in another order than PyTorch's: logits differ by rounding.
+    The tensors are read where they are, so they must stay there and be contiguous. `rotary` are the cosine and sine of
+    every position. Sums are float32, in another order than PyTorch's: logits differ by rounding.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class FusedStep:
         eps: float,
     ) -> None:
         expected = ctypes.sizeof(CMatrix) * 1_000_000 + ctypes.sizeof(_Layer) * 1000 + ctypes.sizeof(_Step)
-        assert kernels.sizes == expected, "the structures of the library are others than those of this module"
+        require(kernels.sizes == expected, "the kernels' structures are others than those of this module")
         self._kernels, self.cache, self.rotary = kernels, cache, rotary
         self._kept = (blocks, final_norm, head)  # pointers do not keep what they point to
         self._layers = (_Layer * len(blocks))(*map(_describe, blocks))
@@ -116,6 +117,8 @@ class FusedStep:
         """
         cache, step = self.cache, self._step
         cache.require(cache.length + 1)
+        require(x_BD.shape == (step.batch, step.width) and x_BD.is_contiguous(), "hidden states of another shape")
+        require(keep_BS is None or keep_BS.shape == (step.batch, cache.length + 1), "a mask of another shape")
         cos_BH, sin_BH = (table.index_select(0, positions_B) for table in self.rotary)
         keep = None if keep_BS is None else keep_BS.to(torch.uint8).contiguous()
         step.x, step.cos, step.sin = x_BD.data_ptr(), cos_BH.data_ptr(), sin_BH.data_ptr()

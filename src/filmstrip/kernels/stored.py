@@ -13,7 +13,7 @@ GROUPS = {8: 64, 4: 32}  # inputs that share a scale: of fewer bits, fewer share
 SCALE_DTYPE = torch.float16
 _FLOAT_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INTEGER_KINDS = {torch.int8: 3, torch.uint8: 4}
-_MULTIPLE = {8: 16, 4: 32}  # of a group, so that the kernels' registers hold a whole part of one
+MULTIPLES = {8: 16, 4: 32}  # of a group: the kernels read parts of one that fill a register and no more
 _LEAST_SCALE = 2.0**-24  # above zero in 16 bit
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # tried ranges, of the largest weight of a group
 
@@ -63,7 +63,12 @@ class StoredMatrix:
     @property
     def is_readable(self) -> bool:
         """Whether the library can read it where it is."""
-        if self.scales is not None and self.scales.dtype != SCALE_DTYPE:
+        if self.scales is not None:
+            multiple = MULTIPLES[4 if self.data.dtype == torch.uint8 else 8]
+            whole = self.group * self.scales.shape[1] == self.cols and self.group % multiple == 0
+            if self.scales.dtype != SCALE_DTYPE or not whole:
+                return False
+        if self.bias is not None and self.bias.dtype != torch.float32:
             return False
         kinds = _FLOAT_KINDS if self.scales is None else _INTEGER_KINDS
         tensors = [tensor for tensor in (self.data, self.scales, self.bias) if tensor is not None]
@@ -113,8 +118,8 @@ def choose_scales(weight: Float[Tensor, "rows cols"], bits: int, group: int) -> 
     """
     require(bits in BITS, f"weights are stored in {' or '.join(map(str, BITS))} bits, not {bits}")
     rows, cols = weight.shape
-    fits = group > 0 and group % _MULTIPLE[bits] == 0 and cols % group == 0
-    require(fits, f"{cols} inputs do not divide into groups of {group} (a multiple of {_MULTIPLE[bits]})")
+    fits = group > 0 and group % MULTIPLES[bits] == 0 and cols % group == 0
+    require(fits, f"{cols} inputs do not divide into groups of {group} (a multiple of {MULTIPLES[bits]})")
     values, most = weight.detach().float().view(rows, cols // group, group), _most(bits)
     largest = values.abs().amax(-1, keepdim=True)
     highest = float(largest.max())

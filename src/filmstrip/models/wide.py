@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional
 
 from filmstrip.config.checks import require_choice
-from filmstrip.kernels import GROUPS, HALF_DTYPES, StoredMatrix, faster_widened, product
+from filmstrip.kernels import GROUPS, HALF_DTYPES, MULTIPLES, StoredMatrix, faster_widened, product
 from filmstrip.shapes import Float, Int, Tensor
 
 COMPUTE = ("auto", "stored", "float32")
-GROUP_MULTIPLE = 32
+GROUP_MULTIPLE = max(MULTIPLES.values())  # fits any number of bits
 _VISION = ("image_tower.", "video_tower.", "projector.", "aggregation.")
 
 
@@ -67,7 +67,8 @@ def widen(model: nn.Module) -> None:
                 )
             elif type(child) is nn.Embedding and child.weight.dtype in HALF_DTYPES:
                 setattr(module, name, WideEmbedding(child))
-    kept = {id(module.weight) for module in model.modules() if isinstance(module, StoredLinear | WideEmbedding)}
+    stored = [module for module in model.modules() if isinstance(module, StoredLinear | WideEmbedding)]
+    kept = {id(tensor) for module in stored for tensor in (module.weight, getattr(module, "scales", None))}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in kept and parameter.dtype in HALF_DTYPES:

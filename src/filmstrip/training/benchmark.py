@@ -115,6 +115,7 @@ def _settings(assistant: Assistant, options: BenchmarkOptions) -> dict[str, Any]
         "num_frames": selection.num_frames,
         "prompt": origin.preset.prompt,
         "dtype": origin.dtype,
+        "compute": origin.compute,
         "max_new_tokens": options.max_new_tokens,
         "suffix": options.suffix,
     }

@@ -26,10 +26,7 @@ def start_model(recipe: Recipe, output: Path, parallel: Parallel) -> tuple[Assis
             copy_towers(start.towers, assistant)
     else:
         assistant = load(start.checkpoint, device=parallel.device, preset=start.preset, compute="stored", quiet=True)
-        require(
-            not is_quantised(assistant.model),
-            f"{start.checkpoint} is quantised; train the checkpoint that it was made from",
-        )
+        _require_floats(assistant, start.checkpoint)
     if start.reset:
         torch.manual_seed(recipe.seed)
         initialise(assistant.model, start.reset)
@@ -49,7 +46,9 @@ def architecture_config(start: ModelRecipe) -> ModelConfig:
 
 def copy_towers(checkpoint: str, assistant: Assistant) -> None:
     """Give a model the vision towers of `checkpoint`. Raises `ConfigError` when they are of another shape."""
-    trained, model = load(checkpoint, device="cpu", compute="stored", quiet=True).model, assistant.model
+    source = load(checkpoint, device="cpu", compute="stored", quiet=True)
+    _require_floats(source, checkpoint)
+    trained, model = source.model, assistant.model
     for kind in ("image", "video"):
         config = getattr(trained.config, f"{kind}_tower")
         require(
@@ -57,3 +56,8 @@ def copy_towers(checkpoint: str, assistant: Assistant) -> None:
             f"the {kind} tower of {checkpoint} is of another shape than the model's",
         )
         getattr(model, f"{kind}_tower").load_state_dict(getattr(trained, f"{kind}_tower").state_dict())
+
+
+def _require_floats(assistant: Assistant, checkpoint: str) -> None:
+    quantised = is_quantised(assistant.model)
+    require(not quantised, f"{checkpoint} is quantised; train the checkpoint that it was made from")
