@@ -41,6 +41,7 @@ CARD_KEYS = {
     "preset",
     "temporal_attention",
     "dtype",
+    "compute",
     "device",
     "media",
     "prompt",
@@ -265,7 +266,7 @@ def test_a_prompt_past_the_trained_positions_is_warned_about(checkpoint: Path, c
 def test_other_dtypes(checkpoint: Path, clip: Path, dtype: str) -> None:
     result = succeed("ask", clip, "what", "-m", checkpoint, "--dtype", dtype, "--max-new-tokens", "2", "--json")
     assert result.json["run_card"]["dtype"] == dtype
-    assert f"float32, 272 k parameters, run in {dtype};" in result.err
+    assert f"float32, 272 k parameters, run in {dtype}" in result.err
 
 
 def test_a_system_line_stands_in_front(ask: Any, clip: Path) -> None:

@@ -26,16 +26,13 @@ class FusedDecoding:
     def __init__(self, kernels: Kernels, decoder: Decoder, cache: KVCache) -> None:
         self.embedding, self.cache = decoder.token_embedding.weight, cache
         config = decoder.config
-        inv_freq = inverse_frequencies(config.rope, config.head_dim, config.max_positions)
-        positions = torch.arange(cache.capacity)[None]
-        cos_1SH, sin_1SH = rotary_tables(inv_freq, positions, torch.float32)
+        self._inv_freq = inverse_frequencies(config.rope, config.head_dim, config.max_positions)
         self._step = FusedStep(
             kernels,
             [_projections(block) for block in decoder.blocks],
             decoder.final_norm.weight,
             _stored(decoder.lm_head),
             cache,
-            (cos_1SH[0], sin_1SH[0]),
             config.rms_norm_eps,
         )
 
@@ -49,7 +46,8 @@ class FusedDecoding:
         else:
             positions_B = token_positions(attention_mask[:, : length + 1])[:, -1]
             keep_BS = attention_mask[:, : length + 1].bool()
-        logits_BW = self._step(self.embedding[ids_B].float(), positions_B, keep_BS)
+        rotary_B1H = rotary_tables(self._inv_freq, positions_B[:, None], torch.float32)
+        logits_BW = self._step(self.embedding[ids_B].float(), rotary_B1H, keep_BS)
         self.cache.advance(1)
         return logits_BW
 

@@ -10,7 +10,7 @@ from filmstrip.cache import KVCache
 from filmstrip.config.checks import require
 from filmstrip.kernels.library import Kernels
 from filmstrip.kernels.stored import CMatrix, StoredMatrix
-from filmstrip.shapes import Bool, Float, Int, Tensor
+from filmstrip.shapes import Bool, Float, Tensor
 
 MAX_ROWS = 8  # of a batch; a product of more rows is what matrix libraries are for
 _SMALL = 8 * 2**20  # bytes of weights below which threads wait for each other longer than they read
@@ -64,8 +64,8 @@ class Projections:
 class FusedStep:
     """Reads one new token per row behind the cache's end, all layers and the head in one call.
 
-    The tensors are read where they are, so they must stay there and be contiguous. `rotary` are the cosine and sine of
-    every position. Sums are float32, in another order than PyTorch's: logits differ by rounding.
+    The tensors are read where they are, so they must stay there and be contiguous. Sums are float32, in another order
+    than PyTorch's: logits differ by rounding.
     """
 
     def __init__(
@@ -75,12 +75,11 @@ class FusedStep:
         final_norm: Float[Tensor, "D"],
         head: StoredMatrix,
         cache: KVCache,
-        rotary: tuple[Float[Tensor, "S H"], Float[Tensor, "S H"]],
         eps: float,
     ) -> None:
         expected = ctypes.sizeof(CMatrix) * 1_000_000 + ctypes.sizeof(_Layer) * 1000 + ctypes.sizeof(_Step)
         require(kernels.sizes == expected, "the kernels' structures are others than those of this module")
-        self._kernels, self.cache, self.rotary = kernels, cache, rotary
+        self._kernels, self.cache = kernels, cache
         self._kept = (blocks, final_norm, head)  # pointers do not keep what they point to
         self._layers = (_Layer * len(blocks))(*map(_describe, blocks))
         num_layers, batch, kv_heads, _, head_dim = cache.keys.shape
@@ -107,21 +106,24 @@ class FusedStep:
     def __call__(
         self,
         x_BD: Float[Tensor, "B D"],
-        positions_B: Int[Tensor, "B"],
+        rotary_B1H: tuple[Float[Tensor, "B one H"], Float[Tensor, "B one H"]],
         keep_BS: Bool[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B W"]:
-        """Logits of the tokens after these; `keep_BS` is False for the slots that are padding, this one's included.
+        """Logits of the tokens after these.
 
-        The cache gets their keys and values, but is not advanced. `x_BD` is overwritten. Raises `FilmstripError` when
-        the cache is full.
+        `rotary_B1H` are cosine and sine of their places; `keep_BS`, this slot included, is False for padding. The cache
+        gets their keys and values, but is not advanced. `x_BD` is overwritten. Raises `FilmstripError` when the cache
+        is full, `ConfigError` for other shapes.
         """
         cache, step = self.cache, self._step
         cache.require(cache.length + 1)
         require(x_BD.shape == (step.batch, step.width) and x_BD.is_contiguous(), "hidden states of another shape")
         require(keep_BS is None or keep_BS.shape == (step.batch, cache.length + 1), "a mask of another shape")
-        cos_BH, sin_BH = (table.index_select(0, positions_B) for table in self.rotary)
+        cos_B1H, sin_B1H = (table.contiguous() for table in rotary_B1H)
+        places = (step.batch, 1, cache.keys.shape[4])
+        require(cos_B1H.shape == sin_B1H.shape == places, "rotary tables of another shape")
         keep = None if keep_BS is None else keep_BS.to(torch.uint8).contiguous()
-        step.x, step.cos, step.sin = x_BD.data_ptr(), cos_BH.data_ptr(), sin_BH.data_ptr()
+        step.x, step.cos, step.sin = x_BD.data_ptr(), cos_B1H.data_ptr(), sin_B1H.data_ptr()
         step.keys, step.values = cache.keys.data_ptr(), cache.values.data_ptr()
         step.keep = None if keep is None else keep.data_ptr()
         if step.capacity != cache.capacity:
