@@ -11,6 +11,7 @@ from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.generation.fused import FusedDecoding, fused_decoding
 from filmstrip.generation.step import decode_step, new_cache, prefill
 from filmstrip.kernels import find_kernels
+from filmstrip.models.decoder import SwiGLU
 from filmstrip.testing.tolerances import TOLERANCES
 from tests.models import GOLDEN, TEXT, random_model
 
@@ -147,6 +148,20 @@ def test_what_is_not_usual_goes_through_the_twin() -> None:
     assert fused_decoding(narrowed, new_cache(narrowed, 1, 4)) is None
     double = model_of(TEXT).double()
     assert fused_decoding(double, new_cache(double, 1, 4)) is None
+
+
+def test_a_changed_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that somebody changes is what runs: the first step is compared, and the kernel left alone."""
+    forward = SwiGLU.forward
+    ids = torch.randint(0, 190, (2, 12), generator=torch.Generator().manual_seed(2))
+    before = model_of(TEXT).generate(ids, max_new_tokens=12)
+    monkeypatch.setattr(SwiGLU, "forward", lambda self, x: 1.5 * forward(self, x))
+    changed = model_of(TEXT)
+    tokens = changed.generate(ids, max_new_tokens=12)
+    assert vars(changed.text_tower)["_kernel_agrees"] is False
+    monkeypatch.setattr("filmstrip.generation.loop.fused_decoding", lambda model, cache: None)
+    assert torch.equal(tokens, model_of(TEXT).generate(ids, max_new_tokens=12))
+    assert not torch.equal(tokens, before)
 
 
 def test_a_full_cache_is_an_error() -> None:
