@@ -65,7 +65,7 @@ class PromptReader:
         self.model, self.store = model, store
         self.device, self.dtype = model.text_tower.token_embedding.weight.device, model.text_tower.compute_dtype
         backends = [tower.backend for tower in (model.image_tower, model.video_tower, model.text_tower)]
-        paths = [model.compiled, find_kernels()[0] is not None]  # they round differently
+        paths = [model.compiled, self.device.type == "cpu" and find_kernels()[0] is not None]  # they round differently
         made_by = [
             origin.weights_hash,
             repr(model.config),

@@ -26,14 +26,14 @@ _MARGIN = 1.3  # by which the faster one must be faster: a busy machine decides 
 _local = threading.local()
 
 
-def product(
-    x: Float[Tensor, "*rows inputs"], matrix: StoredMatrix, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "*rows outputs"]:
-    """`x W^T + bias` in `dtype`, which is that of `x`; W is (outputs, inputs) in any precision."""
+def product(x: Float[Tensor, "*rows inputs"], matrix: StoredMatrix) -> Float[Tensor, "*rows outputs"]:
+    """`x W^T + bias` in the precision of `x`; W is (outputs, inputs) in any."""
     flat = x.reshape(-1, x.shape[-1])
     if torch.is_grad_enabled() and (x.requires_grad or matrix.data.requires_grad):
-        return functional.linear(x, matrix.widened(dtype), matrix.bias)
-    kernels = find_kernels()[0] if len(flat) <= MAX_ROWS and dtype == torch.float32 and x.device.type == "cpu" else None
+        return functional.linear(x, matrix.widened(x.dtype), matrix.bias)
+    kernels = (
+        find_kernels()[0] if len(flat) <= MAX_ROWS and x.dtype == torch.float32 and x.device.type == "cpu" else None
+    )
     if kernels is not None and matrix.is_readable and flat.shape[1] == matrix.cols:
         out = torch.empty(len(flat), matrix.rows)
         flat = flat.contiguous()
@@ -46,16 +46,16 @@ def product(
             ctypes.c_void_p(out.data_ptr()),
         )
     else:
-        out = _in_pieces(flat, matrix, dtype)
+        out = _in_pieces(flat, matrix)
     return out.view(*x.shape[:-1], matrix.rows)
 
 
-def _in_pieces(x: Float[Tensor, "rows inputs"], matrix: StoredMatrix, dtype: torch.dtype) -> Tensor:
+def _in_pieces(x: Float[Tensor, "rows inputs"], matrix: StoredMatrix) -> Tensor:
     out = x.new_empty(len(x), matrix.rows)
     step = max(1, _PIECE // x.shape[1])
     for start in range(0, matrix.rows, step):
         end = min(start + step, matrix.rows)
-        buffer = _buffer((end - start, x.shape[1]), dtype, x.device)
+        buffer = _buffer((end - start, x.shape[1]), x.dtype, x.device)
         matrix.widen_into(buffer, start)
         torch.mm(x, buffer.T, out=out[:, start:end])
     return out if matrix.bias is None else out.add_(matrix.bias)

@@ -35,7 +35,7 @@ class StoredLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         """As `nn.Linear`, in the precision of `x`."""
-        return product(x, self.stored, x.dtype)
+        return product(x, self.stored)
 
 
 class WideEmbedding(nn.Module):
@@ -60,11 +60,7 @@ def widen(model: nn.Module) -> None:
         for name, child in module.named_children():
             if type(child) is nn.Linear and child.weight.dtype in HALF_DTYPES:
                 bias = None if child.bias is None else _widened(child.bias)
-                setattr(
-                    module,
-                    name,
-                    StoredLinear(cast(nn.Parameter, child.weight), bias),
-                )
+                setattr(module, name, StoredLinear(cast(nn.Parameter, child.weight), bias))
             elif type(child) is nn.Embedding and child.weight.dtype in HALF_DTYPES:
                 setattr(module, name, WideEmbedding(child))
     stored = [module for module in model.modules() if isinstance(module, StoredLinear | WideEmbedding)]
