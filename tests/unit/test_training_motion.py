@@ -126,12 +126,14 @@ def test_a_summary_tells_a_shape_by_its_kind_too() -> None:
     facts = by_kind["star"]
     assert COLOUR_NAMES[facts["partner"]] == "red"
     assert COLOUR_NAMES[facts["becomes"] - 1] == "green"
-    assert (facts["smaller"], facts["to_the_left"], facts["above"]) == (1, 0, 2)
     # Two circles: the kind tells neither, and of the two red ones neither is told by its colour.
     assert set(by_kind["circle"].values()) == {IGNORE} == set(summary[RED].tolist())
     blue = dict(zip(SUMMARY, summary[COLOUR_NAMES.index("blue")].tolist(), strict=True))
     assert (SHAPES[blue["partner"]], blue["becomes"]) == ("circle", 0)
-    assert (blue["smaller"], blue["to_the_left"], blue["above"]) == (2, 2, 0)
+    measures = labels_of(Scene(shapes, GREY, 8)).measures[0]
+    expected = {NUM_COLOURS + SHAPES.index("star"): [3.0, 2.0, 8.0], COLOUR_NAMES.index("blue"): [4.0, 8.0, 2.0]}
+    for name, row in enumerate(measures):
+        torch.testing.assert_close(row, torch.tensor(expected.get(name, [0.0] * 3)))
 
 
 def test_a_camera_that_pans_moves_the_ground_the_other_way() -> None:

@@ -18,6 +18,7 @@ from filmstrip.training.language import LanguageTraining, answer_loss
 from filmstrip.training.motion import (
     NUM_CELLS,
     NUM_COLOURS,
+    NUM_MEASURES,
     NUM_NAMES,
     NUM_SHAPES,
     NUM_STATES,
@@ -121,6 +122,7 @@ class MotionHeads(nn.Module):
         self.flow = nn.Linear(width, 2) if patches else None
         self.patch_shape = nn.Linear(width, NUM_SHAPES + 1) if patches else None
         self.patch_colour = nn.Linear(width, NUM_COLOURS + 1) if patches else None
+        self.patch_extent = nn.Linear(width, 1) if patches else None
         self.content = nn.Linear(width, NUM_CELLS)
         self.centre = nn.Linear(width, NUM_COLOURS * 2)
         self.state = nn.Linear(width, NUM_COLOURS * NUM_STATES)
@@ -128,6 +130,7 @@ class MotionHeads(nn.Module):
         self.camera = nn.Linear(width, 3)
         self.cut = nn.Linear(width, 2)
         self.summary = nn.ModuleDict({name: nn.Linear(width, NUM_NAMES * size) for name, size in SUMMARY.items()})
+        self.measures = nn.Linear(width, NUM_NAMES * NUM_MEASURES)
         self.shots = nn.ModuleList(nn.Linear(width, size) for size in (len(CAMERA_MOVES), len(CAMERA_MOVES), TICKS))
 
     def forward(
@@ -164,6 +167,9 @@ class MotionHeads(nn.Module):
         patches = frames_BFPD[:, :, -labels.flow.shape[2] :]
         if self.flow is not None:
             losses["flow"] = balanced_l1(self.flow(patches), labels.flow, labels.flow_counts)
+        if self.patch_extent is not None:
+            covered = labels.patch_shape > 0
+            losses["patch_extent"] = mean_l1(self.patch_extent(patches), labels.patch_extent[..., None], covered)
         if self.patch_shape is not None and self.patch_colour is not None:
             shape, colour = self.patch_shape(patches), self.patch_colour(patches)
             losses["patch_shape"] = functional.cross_entropy(shape.flatten(0, 2), labels.patch_shape.flatten())
@@ -198,7 +204,9 @@ class MotionHeads(nn.Module):
         losses += [functional.cross_entropy(said, true) for said, true in zip(shots, labels.shots.T, strict=True)]
         moved = labels.camera_counts & (labels.camera != 0).any(-1)
         figures["shot_right"] = _right(shots[0], labels.shots[:, 0], moved.any(-1))
-        return {"summary": torch.stack(losses).mean()}, figures
+        measures = 10 * self.measures(told_BD).unflatten(-1, (NUM_NAMES, NUM_MEASURES))
+        measured = mean_l1(measures, labels.measures, labels.summary[..., 0] != IGNORE)
+        return {"summary": torch.stack(losses).mean(), "measures": measured}, figures
 
 
 def readings(config: ModelConfig) -> list[str]:

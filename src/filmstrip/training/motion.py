@@ -39,13 +39,9 @@ _LEAST_CONTRAST = 0.05  # in deviations of CLIP's pixels: plain grounds are not 
 
 PATHS: tuple[str, ...] = (*DIRECTIONS, "still", "around", "turn", "bounce")
 _MOST_LAPS, _MOST_BOUNCES = 3, 3
-_MOST_SHAPES = 4
 SUMMARY: dict[str, int] = {
     "partner": max(NUM_COLOURS, NUM_SHAPES),
     "becomes": NUM_COLOURS + 1,
-    "smaller": _MOST_SHAPES,
-    "to_the_left": _MOST_SHAPES,
-    "above": _MOST_SHAPES,
     "path": len(PATHS),
     "laps": _MOST_LAPS + 1,
     "bounces": _MOST_BOUNCES + 1,
@@ -56,10 +52,10 @@ SUMMARY: dict[str, int] = {
 }
 """What is told of every colour and kind of shape when the clip is over, and how many classes each has.
 
-`partner` is the shape in a colour and the colour of a shape, `becomes` the colour that it changes to (0: none), and
-`smaller`, `to_the_left` and `above` count the shapes that are so, by their means over the clip.
+`partner` is the shape in a colour and the colour of a shape, `becomes` the colour that it changes to (0: none).
 """
 NUM_NAMES = NUM_COLOURS + NUM_SHAPES
+NUM_MEASURES = 3  # size, and x and y of the middle of its way
 
 
 @dataclass(frozen=True)
@@ -68,19 +64,21 @@ class MotionLabels(TensorBatch):
 
     `flow` says how the content of each patch has moved; it counts where that is one thing of one known movement.
     `state` is a class per colour (IGNORE where shapes share it), `velocity` its movement and `centre` where it is (from
-    the frame's corner). `camera` is what the camera
-    did, to the right, downwards, and the logarithm of its zoom times ten; `cut` is 1 for the first frame after one.
-    `patch_shape` and `patch_colour` say what covers each patch (0: nothing), so that it is not forgotten over all this.
+    the frame's corner). `camera` is what the camera did, to the right, downwards, and the logarithm of its zoom times
+    ten; `cut` is 1 for the first frame after one. `patch_shape`, `patch_colour` and `patch_extent` say what covers each
+    patch (0: nothing) and how large it is, so that it is not forgotten over all this.
 
-    The last two are about the whole clip. `summary` has a class of each fact of `SUMMARY` for the one shape that began
-    in each colour, and for the one shape of each kind (IGNORE without one); `shots` the camera's first and last
-    movement and the frame of its cut, or 0.
+    The others are about the whole clip. `summary` has a class of each fact of `SUMMARY` for the one shape that began in
+    each colour, and for the one shape of each kind (IGNORE without one); `measures` are its size and the mean of its
+    places, in tenths of the frame's edge. `shots` are the camera's first and last movement and the frame of its cut, or
+    0.
     """
 
     flow: Float[Tensor, "B F patches 2"]
     flow_counts: Bool[Tensor, "B F patches"]
     patch_shape: Int[Tensor, "B F patches"]
     patch_colour: Int[Tensor, "B F patches"]
+    patch_extent: Float[Tensor, "B F patches"]
     state: Int[Tensor, "B F colours"]
     velocity: Float[Tensor, "B F colours 2"]
     velocity_counts: Bool[Tensor, "B F colours"]
@@ -90,6 +88,7 @@ class MotionLabels(TensorBatch):
     camera_counts: Bool[Tensor, "B F"]
     cut: Int[Tensor, "B F"]
     summary: Int[Tensor, "B names facts"]
+    measures: Float[Tensor, "B names measures"]
     shots: Int[Tensor, "B 3"]
 
 
@@ -97,12 +96,15 @@ def motion_labels(scenes: Sequence[Scene], patch_size: int, size: int) -> Motion
     """The labels of clips of equally many frames, drawn at `size` pixels."""
     views = [(scene, frame) for scene in scenes for frame in range(scene.num_frames)]
     dense = dense_labels(views, patch_size, size)
-    shapes, colours = (part.reshape(len(scenes), scenes[0].num_frames, -1) for part in (dense.shape, dense.colour))
-    clips = [_clip_labels(*labels) for labels in zip(scenes, shapes, colours, strict=True)]
+    parts = (dense.shape, dense.colour, dense.extent / np.float32(_UNIT))
+    covers = (part.reshape(len(scenes), scenes[0].num_frames, -1) for part in parts)
+    clips = [_clip_labels(*labels) for labels in zip(scenes, *covers, strict=True)]
     return MotionLabels(*(torch.from_numpy(np.stack(arrays)) for arrays in zip(*clips, strict=True)))
 
 
-def _clip_labels(scene: Scene, shape_FP: np.ndarray, covered_FP: np.ndarray) -> tuple[np.ndarray, ...]:
+def _clip_labels(
+    scene: Scene, shape_FP: np.ndarray, covered_FP: np.ndarray, extent_FP: np.ndarray
+) -> tuple[np.ndarray, ...]:
     state, velocity, moves, centre, seen = _colour_labels(scene)
     tracks = scene_tracks(scene)
     camera = tracks.camera / np.float32(_UNIT)
@@ -115,8 +117,9 @@ def _clip_labels(scene: Scene, shape_FP: np.ndarray, covered_FP: np.ndarray) -> 
     on_shape = covered_FP > 0
     flow = np.where(on_shape[..., None], velocity[frames, colour], ground)
     counts = np.where(on_shape, moves[frames, colour], uncut[:, None])
-    what = shape_FP, covered_FP
-    return flow, counts, *what, state, velocity, moves, centre, seen, camera, uncut, cut, _summary(scene), _shots(scene)
+    what = shape_FP, covered_FP, extent_FP
+    whole = *_summary(scene), _shots(scene)
+    return flow, counts, *what, state, velocity, moves, centre, seen, camera, uncut, cut, *whole
 
 
 def _ground_flow(camera_F3: np.ndarray, num_patches: int) -> np.ndarray:
@@ -165,16 +168,16 @@ def _colour_labels(scene: Scene) -> tuple[np.ndarray, ...]:
     return state, velocity, moves, centre, seen
 
 
-def _summary(scene: Scene) -> np.ndarray:
-    """Classes (names, facts) of what each shape did, under its first colour and under its kind."""
+def _summary(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Classes (names, facts) and measures (names, 3) of each shape, under its first colour and under its kind."""
     facts = np.full((NUM_NAMES, len(SUMMARY)), IGNORE)
+    measures = np.zeros((NUM_NAMES, NUM_MEASURES), np.float32)
     colours = [COLOUR_NAMES.index(shape.colour) for shape in scene.shapes]
     kinds = [SHAPES.index(shape.shape) for shape in scene.shapes]
-    for shape, colour, kind, ranks in zip(scene.shapes, colours, kinds, _ranks(scene), strict=True):
+    for shape, colour, kind in zip(scene.shapes, colours, kinds, strict=True):
         event, change = shape.event, shape.recolour
         told = (
             0 if change is None else 1 + COLOUR_NAMES.index(change.colour),
-            *ranks,
             PATHS.index(shape.motion),
             shape.laps,
             shape.bounces or 0,
@@ -183,23 +186,15 @@ def _summary(scene: Scene) -> np.ndarray:
             0 if event is None else 1 + EVENTS.index(event.kind),
             0 if event is None else event.start,
         )
-        if colours.count(colour) == 1:
-            facts[colour] = (kind, *told)
-        if kinds.count(kind) == 1:
-            facts[NUM_COLOURS + kind] = (colour, *told)
-    return facts
-
-
-def _ranks(scene: Scene) -> np.ndarray:
-    """For each shape (S, 3): how many of the others are smaller, further to the left, further up."""
-    if not scene.shapes:
-        return np.zeros((0, 3), int)
-    places = [
-        np.mean([shape.position(frame) for frame in range(scene.num_frames) if shape.visible(frame)], axis=0)
-        for shape in scene.shapes
-    ]
-    values = np.array([(shape.size, *place) for shape, place in zip(scene.shapes, places, strict=True)])
-    return (values[None] < values[:, None]).sum(1)
+        places = [shape.position(frame) for frame in range(scene.num_frames) if shape.visible(frame)]
+        measured = np.array([shape.size, *np.mean(places, axis=0)]) / _UNIT
+        for name, partner, count in (
+            (colour, kind, colours.count(colour)),
+            (NUM_COLOURS + kind, colour, kinds.count(kind)),
+        ):
+            if count == 1:
+                facts[name], measures[name] = (partner, *told), measured
+    return facts, measures
 
 
 def _shots(scene: Scene) -> np.ndarray:

@@ -45,7 +45,8 @@ _CLIP_FRAMES = 4  # of which so many frames are used
 class StillBatch(DrawnBatch):
     """Stills with their labels; class 0 is "nothing there".
 
-    `patch_*` say what covers most of each patch and where its centre lies from the patch's, in patches. `frame_*`
+    `patch_*` say what covers most of each patch, where its centre lies from the patch's, in patches, and how large it
+    is, of the frame's edge. `frame_*`
     say, for every colour, which shape has it (IGNORE if several do) and where its centre lies (0 to 1). `clips` are
     frames in a row under a moving camera, `flow` how each patch's content has moved since the frame before
     (`motion.MotionLabels`); there are none without photographs.
@@ -55,6 +56,7 @@ class StillBatch(DrawnBatch):
     patch_shape: Int[Tensor, "B patches"]
     patch_colour: Int[Tensor, "B patches"]
     patch_offset: Float[Tensor, "B patches 2"]
+    patch_extent: Float[Tensor, "B patches"]
     frame_shape: Int[Tensor, "B colours"]
     frame_centre: Float[Tensor, "B colours 2"]
     clips: Float[Tensor, "M F C Y X"] | None = None
@@ -92,6 +94,7 @@ class StillBatches:
             torch.from_numpy(patches.shape),
             torch.from_numpy(patches.colour),
             torch.from_numpy(patches.offset),
+            torch.from_numpy(patches.extent),
             torch.from_numpy(np.stack([shapes for shapes, _ in whole])),
             torch.from_numpy(np.stack([centres for _, centres in whole])),
         )
@@ -156,6 +159,7 @@ class TowerPretraining(nn.Module):
         self.patch_shape = nn.Linear(width, NUM_SHAPES + 1)
         self.patch_colour = nn.Linear(width, NUM_COLOURS + 1)
         self.patch_offset = nn.Linear(width, 2)
+        self.patch_extent = nn.Linear(width, 1)
         self.frame_shape = nn.Linear(width, NUM_COLOURS * (NUM_SHAPES + 1))
         self.frame_centre = nn.Linear(width, NUM_COLOURS * 2)
         self.content = nn.Linear(width, NUM_CELLS)
@@ -175,6 +179,8 @@ class TowerPretraining(nn.Module):
             "shape": functional.cross_entropy(shape_logits.flatten(0, 1), batch.patch_shape.flatten()),
             "colour": functional.cross_entropy(colour_logits.flatten(0, 1), batch.patch_colour.flatten()),
             "offset": functional.l1_loss(self.patch_offset(patches)[covered], batch.patch_offset[covered]),
+            # Sizes are fractions of the frame that differ by a tenth; a factor of 10 makes them count like offsets.
+            "extent": 10 * functional.l1_loss(self.patch_extent(patches)[covered][:, 0], batch.patch_extent[covered]),
             "frame": functional.cross_entropy(
                 frame_logits.flatten(0, 1), batch.frame_shape.flatten(), ignore_index=IGNORE
             ),

@@ -26,6 +26,7 @@ class DenseLabels:
     colour: np.ndarray  # (N, P) int64
     coverage: np.ndarray  # (N, P) float32: part of the patch that its shape owns, 0..1
     offset: np.ndarray  # (N, P, 2) float32: x, y from the patch's centre to its shape's, in patches; 0 without one
+    extent: np.ndarray  # (N, P) float32: the size of its shape, of the picture's edge; 0 without one
     shape_present: np.ndarray  # (N, len(SHAPES)) bool
     shape_located: np.ndarray  # (N, len(SHAPES)) bool: exactly one is present, so that it has one centre
     shape_centre: np.ndarray  # (N, len(SHAPES), 2) float32: x, y in 0..1; 0 where not located
@@ -58,9 +59,9 @@ def dense_labels(views: Sequence[tuple[Scene, int]], patch_size: int, size: int 
     winner = counts[:, :, 1:].argmax(axis=-1) + 1
     coverage = np.take_along_axis(counts, winner[..., None], axis=-1)[..., 0] / np.float32(patch_size**2)
     winner[coverage < _LEAST_COVERAGE] = 0
-    table = np.zeros((count, _SLOTS, 4), np.float32)
+    table = np.zeros((count, _SLOTS, 5), np.float32)
     centres = stamps.centre / np.float32(size)
-    table[stamps.view, slot] = np.column_stack([stamps.shape + 1, colours, centres])
+    table[stamps.view, slot] = np.column_stack([stamps.shape + 1, colours, centres, 2 * stamps.radius / size])
     chosen = table[np.arange(count)[:, None], winner]
     grid = size // patch_size
     row, column = np.divmod(np.arange(grid * grid), grid)
@@ -70,7 +71,8 @@ def dense_labels(views: Sequence[tuple[Scene, int]], patch_size: int, size: int 
         chosen[..., 0].astype(np.int64),
         chosen[..., 1].astype(np.int64),
         np.where(seen, coverage, np.float32(0)),
-        np.where(seen[..., None], chosen[..., 2:] * grid - middle, 0).astype(np.float32),
+        np.where(seen[..., None], chosen[..., 2:4] * grid - middle, 0).astype(np.float32),
+        np.where(seen, chosen[..., 4], np.float32(0)),
         *_whole(stamps.view, stamps.shape, centres, count, len(SHAPES)),
         *_whole(stamps.view, colours - 1, centres, count, len(COLOUR_NAMES)),
     )
