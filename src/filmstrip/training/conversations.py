@@ -121,11 +121,11 @@ class ClipBatches:
 
 
 def draw_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
-    """Up to `count` questions, at least a quarter of them about what stands still in any frame, in random order.
+    """Up to `count` questions, at least a third of them about what stands still in any frame, in random order.
 
     The others are about what takes several frames to see, as far as there is so much to ask: it is harder to learn.
     """
-    asked = ask_about(scene, rng, count - count // 4, _OVER_TIME)
+    asked = ask_about(scene, rng, count - count // 3, _OVER_TIME)
     asked += ask_about(scene, rng, count - len(asked), GROUPS["still"])
     described = ask_about(scene, rng, 1, GROUPS["describe"])
     return separate_description([asked[i] for i in rng.permutation(len(asked))] + described, rng)
