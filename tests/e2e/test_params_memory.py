@@ -106,6 +106,14 @@ def test_the_estimate_of_the_published_model() -> None:
     assert "peak 14.94 GiB at prefill" in succeed("memory", "7b").out
 
 
+def test_a_quantised_checkpoint_is_estimated_as_such(tmp_path: Path) -> None:
+    succeed("quantize", "tiny", str(tmp_path / "small"), "--bits", "4")
+    content = succeed("memory", str(tmp_path / "small"), "--device", "cpu", "--json").json
+    assert (content["workload"]["quantize"], content["workload"]["compute"]) == ("int4", "float32")
+    chosen = succeed("memory", str(tmp_path / "small"), "--dtype", "bfloat16", "--json").json
+    assert (chosen["workload"]["quantize"], chosen["workload"]["compute"]) == (None, "stored")
+
+
 def test_how_many_frames_fit() -> None:
     result = succeed("memory", "7b", "--fit", "16GiB", "--frames", "?")
     (number,) = re.findall(r"^(\d+) frames fit$", result.out, re.MULTILINE)

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from filmstrip.generation import compiled
+from filmstrip.generation.step import new_cache
+from tests.models import random_model
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +59,14 @@ def test_blocks_towers_and_forward_compile() -> None:
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_sizes_that_the_compiler_would_give_up_on_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_MOST_SIZES", 1)
+    model = random_model()
+    assert compiled.compiled_decoding(model, new_cache(model, 2, 20)) is not None
+    assert compiled.compiled_decoding(model, new_cache(model, 3, 20)) is None
+    assert compiled.compiled_decoding(model, new_cache(model, 2, 40)) is not None, "it is of the first's rounded size"
 
 
 DECODING = """

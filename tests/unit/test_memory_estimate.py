@@ -17,6 +17,7 @@ from filmstrip.diagnostics.memory_workload import Workload, as_training, for_mod
 from filmstrip.diagnostics.tracker import track_memory
 from filmstrip.errors import ConfigError, FilmstripError
 from filmstrip.generation.step import decode_step, new_cache, prefill
+from filmstrip.kernels import products
 from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import build_meta
 from filmstrip.models.wide import quantisable_layers
@@ -81,6 +82,8 @@ INFERENCE = {
     "tiles and pooled frames": (SISTER, {"dtype": "float32", "images": 1, "image_size": (100, 220), "batch": 2}),
     "long text": (small(), {"dtype": "float32", "videos": 0, "prompt_tokens": 700, "new_tokens": 300}),
     "narrow and deep": (small(16, 128), {"dtype": "bfloat16", "prompt_tokens": 8, "new_tokens": 2}),
+    "widened": (small(8), {"dtype": "bfloat16", "compute": "float32"}),
+    "widened rows": (GROUPED, {"dtype": "float16", "compute": "float32", "batch": 3, "padded": True}),
 }
 TRAINING = {
     "finetune": (small(8), {"dtype": "float32", "training": "finetune"}),
@@ -106,6 +109,7 @@ def check(config: ModelConfig, options: dict[str, Any]) -> None:
     """Estimate, run, compare: what stays within 5 %, what comes and goes, in every phase, within 20 %."""
     workload = Workload(**{"device": "cpu", "batch": 1, "frames": 4, "new_tokens": 32} | options)
     expected = estimate(config, workload)
+    vars(products._local).clear()  # the buffer that weights are widened in would be there from runs before
     run = measure(expected, config, CPU)
     resident = {name: size for phase in expected.phases for name, size in phase.resident.items()}
     assert resident["weights"] == pytest.approx(run.weights, rel=FIXED)
@@ -189,6 +193,15 @@ def test_quantised_weights_are_smaller_by_what_their_codes_save(training: Any) -
     # A projector that learns is not quantised, and adapters are added: both are less than a hundredth.
     assert whole - int8 == pytest.approx(sum(sizes.values()) * (1 - 1 / 32), rel=0.01)
     assert int8 - int4 == pytest.approx(text * (1 + 1 / 32 - 1 / 2 - 1 / 16), rel=0.01)
+
+
+def test_arithmetic_in_float32_doubles_the_cache_and_leaves_the_weights() -> None:
+    plain, wide = (estimate(PUBLISHED, Workload(device="cpu", compute=compute)) for compute in ("stored", "float32"))
+    resident = plain.phase("decode").resident, wide.phase("decode").resident
+    assert resident[1]["kv cache"] == 2 * resident[0]["kv cache"]
+    assert resident[0]["weights"] < resident[1]["weights"] < 1.01 * resident[0]["weights"]
+    with pytest.raises(ConfigError, match="for inference"):
+        Workload(compute="float32", training="align")
 
 
 def test_more_of_anything_needs_more() -> None:

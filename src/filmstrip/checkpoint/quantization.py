@@ -62,6 +62,11 @@ class Manifest:
         return json_bytes({"version": _VERSION, "source_hash": self.source_hash, "layers": layers})
 
     @property
+    def fewest_bits(self) -> int:
+        """Bits of the weights that have the fewest."""
+        return min((one.bits for one in self.layers.values()), default=max(BITS))
+
+    @property
     def title(self) -> str:
         """`4-bit`, or `8- and 4-bit`."""
         return (

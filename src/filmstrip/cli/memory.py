@@ -59,6 +59,14 @@ def memory(
     quantize: Annotated[
         str | None, _option(_PRECISION, metavar="NAME", help="int8 or int4, weights of linear layers only")
     ] = None,
+    compute: Annotated[
+        str | None,
+        _option(
+            _PRECISION,
+            metavar="NAME",
+            help="Arithmetic: stored (the weights'), float32 [dim](stored; float32 if quantised on a CPU)[/dim]",
+        ),
+    ] = None,
     attention: Annotated[str, _option(_PRECISION, metavar="NAME", help="sdpa or eager")] = "sdpa",
     device: Annotated[
         str | None,
@@ -124,6 +132,7 @@ def memory(
     place = _device(device, measure=measure)
     rows = 1 if "batch" in unknowns else _number("--batch", batch)
     several = rows > 1 or "batch" in unknowns or (fit is not None and not unknowns)
+    bits = source.quantize if dtype is None and quantize is None else quantize
     workload = Workload(
         batch=rows,
         videos=(0 if images else 1) if videos is None else videos,
@@ -135,7 +144,8 @@ def memory(
         context=None if context is None or "context" in unknowns else _number("--context", context),
         padded=several if padded is None else padded,
         dtype=dtype or "bfloat16",
-        quantize=quantize,
+        quantize=bits,
+        compute=compute or ("float32" if bits and place == "cpu" and not training else "stored"),
         attention=attention,
         device=place.split(":")[0],
         training=as_training(training),

@@ -127,7 +127,8 @@ def _work(found: "Estimate") -> str:
     kind = (
         f"training ({work.training}{', checkpointing' if work.checkpointing else ''})" if work.training else "inference"
     )
-    precision = f"{work.quantize} weights, {work.dtype}" if work.quantize else work.dtype
+    stored = work.quantize or work.dtype
+    precision = stored if stored == work.arithmetic else f"{stored} weights, {work.arithmetic}"
     if not extent.length:  # a vision tower on its own
         return f"{kind}, {precision}, {work.attention} on {work.device}; {extent.clips} x {extent.frames} frames"
     tokens = f"{extent.length:,} tokens each, {extent.visual_tokens // extent.batch:,} of them visual"

@@ -16,37 +16,40 @@ from filmstrip.diagnostics.memory_blocks import (
     vision_block_peak,
 )
 from filmstrip.diagnostics.memory_workload import Extent, PhaseEstimate, Workload, run_layers
-from filmstrip.diagnostics.params import quantised_layers, weight_bytes
+from filmstrip.diagnostics.params import PRECISION_BYTES, weight_bytes
 from filmstrip.generation.step import chunk_tokens
+from filmstrip.kernels import PIECE
 from filmstrip.models.weightless import build_meta
+from filmstrip.models.wide import widened_sizes
 
 INT64 = 8
 
 
 def inference_phases(config: AnyConfig, workload: Workload, extent: Extent) -> list[PhaseEstimate]:
     """Loading, media, prefill and decoding of a workload."""
-    stays = {"weights": inference_weights(config, workload.dtype, workload.quantize)}
-    phases = [PhaseEstimate("load", dict(stays), 0)]
+    stays = {"weights": inference_weights(config, workload.dtype, workload.quantize, workload.arithmetic)}
+    widening = widening_bytes(config, workload.dtype, workload.arithmetic)
+    phases = [PhaseEstimate("load", dict(stays), widening)]
     stays["inputs"] = input_bytes(config, extent, workload.element, padded=workload.padded)
-    unpacked = unpacked_weight(config, workload)
+    stays["widened weights"] = PIECE * workload.element if workload.widens else 0  # one buffer for all products
     if isinstance(config, VisionConfig):
         held = 2 if config.num_layers > 1 else 1
         peak = vision_block_peak(config, extent.clips, extent.frames, held, workload.element, workload.attention)
-        return [*phases, PhaseEstimate("vision", stays, peak + unpacked)]
+        return [*phases, PhaseEstimate("vision", stays, peak)]
     text = config if isinstance(config, TextConfig) else config.text
     stays["embeddings"] = extent.batch * extent.length * text.hidden_size * workload.element
     if isinstance(config, ModelConfig) and extent.visual_tokens:
         for kind in ("image", "video"):
-            phases += _media_phases(config, workload, extent, stays, kind, unpacked)
+            phases += _media_phases(config, workload, extent, stays, kind)
         joined = extent.image_tokens * text.hidden_size * workload.element if config.image_grids else 0
         phases.append(PhaseEstimate("fusion", dict(stays), fusion_bytes(text, extent, workload) + joined))
         del stays["visual tokens"]
     stays["kv cache"] = kv_cache_bytes(text, extent.batch, extent.capacity, workload.element)
-    return [*phases, *_text_phases(text, workload, extent, stays, unpacked)]
+    return [*phases, *_text_phases(text, workload, extent, stays)]
 
 
 def _media_phases(
-    config: ModelConfig, workload: Workload, extent: Extent, stays: dict[str, int], kind: MediaKind, unpacked: int
+    config: ModelConfig, workload: Workload, extent: Extent, stays: dict[str, int], kind: MediaKind
 ) -> list[PhaseEstimate]:
     """Encode and project one kind of media. Its visual tokens stay until all media are fused."""
     pictures = extent.tiles if kind == "image" else extent.clips
@@ -54,17 +57,15 @@ def _media_phases(
     if not pictures:
         return []
     name = f"vision ({kind}s)"
-    phases = [PhaseEstimate(name, dict(stays), tower_peak(config, workload, pictures, extent, kind) + unpacked)]
-    projected = projector_peak(config, workload, pictures, extent, kind) + unpacked
+    phases = [PhaseEstimate(name, dict(stays), tower_peak(config, workload, pictures, extent, kind))]
+    projected = projector_peak(config, workload, pictures, extent, kind)
     phases.append(PhaseEstimate(f"projector ({kind}s)", dict(stays), projected))
     tokens = extent.image_tokens if kind == "image" else extent.video_tokens
     stays["visual tokens"] += tokens * config.text.hidden_size * workload.element
     return phases
 
 
-def _text_phases(
-    text: TextConfig, workload: Workload, extent: Extent, stays: dict[str, int], unpacked: int
-) -> list[PhaseEstimate]:
+def _text_phases(text: TextConfig, workload: Workload, extent: Extent, stays: dict[str, int]) -> list[PhaseEstimate]:
     """Prefill, then decoding at the end of the answer, when the cache is full."""
     b, rows = workload.element, extent.batch
     read = chunk_tokens(text, extent.length, extent.length)
@@ -73,30 +74,28 @@ def _text_phases(
     stays = stays | {"logits": rows * text.vocab_size * (b + FLOAT32 + 1)}  # as computed, in float32, tokens seen
     prefill = stays | {"rotary and mask": rotary_and_mask(text, workload, extent.batch, read, extent.length)}
     block = text_block_peak(text, rows, read, extent.length, b, path)
-    phases = [PhaseEstimate("prefill", prefill, block + unpacked)]
+    phases = [PhaseEstimate("prefill", prefill, block)]
     if workload.new_tokens:
         masks = rows * extent.capacity * (3 * INT64 + 1) if workload.padded else 0
         # One query needs no causal mask, so without padding there is none.
         path = choose_attention(text, workload.attention, workload.device, masked=workload.padded)
         step = text_block_peak(text, rows, 1, extent.capacity, b, path)
-        phases.append(PhaseEstimate("decode", stays | {"masks": masks}, step + unpacked))
+        phases.append(PhaseEstimate("decode", stays | {"masks": masks}, step))
     return phases
 
 
 @lru_cache(maxsize=64)
-def inference_weights(config: AnyConfig, dtype: str, quantize: str | None) -> int:
-    """Bytes of all parameters, shared ones once."""
-    return weight_bytes(build_meta(config), dtype, quantize)
-
-
-def unpacked_weight(config: AnyConfig, workload: Workload) -> int:
-    """A quantised layer's weight is unpacked to `dtype` for its product, one layer at a time: the largest counts."""
-    return _largest_linear(config) * workload.element if workload.quantize else 0
+def inference_weights(config: AnyConfig, dtype: str, quantize: str | None, arithmetic: str) -> int:
+    """Bytes of all parameters, shared ones once. What is small has the precision of the arithmetic (`widen`)."""
+    model = build_meta(config)
+    wider = PRECISION_BYTES[arithmetic] - PRECISION_BYTES[dtype]
+    return weight_bytes(model, dtype, quantize) + wider * sum(widened_sizes(model))
 
 
 @lru_cache(maxsize=64)
-def _largest_linear(config: AnyConfig) -> int:
-    return max(layer.linear.weight.numel() for layer in quantised_layers(build_meta(config), "int8"))
+def widening_bytes(config: AnyConfig, dtype: str, arithmetic: str) -> int:
+    """While a parameter is widened it is there twice: the largest counts."""
+    return 0 if dtype == arithmetic else max(widened_sizes(build_meta(config))) * PRECISION_BYTES[dtype]
 
 
 def kv_cache_bytes(config: TextConfig, rows: int, capacity: int, b: int) -> int:

@@ -15,6 +15,7 @@ from filmstrip.diagnostics.memory_workload import Extent, Workload
 from filmstrip.inputs.collate import Batch
 from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import build_meta
+from filmstrip.models.wide import widen
 from filmstrip.shapes import Float, Tensor
 
 _MOST_PADDING = 4  # positions of the first row that are padding
@@ -72,6 +73,9 @@ def random_model(config: ModelConfig, workload: Workload, device: torch.device) 
         setattr(model.get_submodule(owner), attribute, values[empty])
     model.set_attention(workload.attention)
     if workload.training is None:
+        if workload.arithmetic != workload.dtype:
+            del values, filled  # what is widened is given back at once
+            widen(model)
         return RandomModel(model.eval())
     return _for_training(model.train(), workload)
 
@@ -105,7 +109,7 @@ def _for_training(model: VideoLlava, workload: Workload) -> TrainingModel:
 
 def random_inputs(config: ModelConfig, workload: Workload, extent: Extent, device: torch.device) -> Batch:
     """Ids with placeholders in front of the text's end, a mask, and pixels: what `collate` would give."""
-    dtype, rows, length = DTYPES[workload.dtype], extent.batch, extent.length
+    dtype, rows, length = DTYPES[workload.arithmetic], extent.batch, extent.length
     word = next(token for token in range(3) if token not in config.placeholder_ids.values())
     ids_BT = torch.full((rows, length), word, dtype=torch.long, device=device)
     images, videos = extent.image_tokens // rows, extent.video_tokens // rows

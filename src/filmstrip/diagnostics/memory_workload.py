@@ -13,6 +13,7 @@ from filmstrip.ops.attention import ATTENTION_BACKENDS
 Training = Literal["align", "finetune", "lora", "full"]
 TRAININGS: tuple[str, ...] = get_args(Training)
 DEVICES = ("cpu", "cuda")
+_COMPUTE = ("stored", "float32")
 MAX_COUNT = 1_000_000_000
 
 
@@ -27,7 +28,8 @@ class Workload:
 
     `training`: `align` (the projector learns), `finetune` (projector and text tower), `lora` (adapters of rank
     `lora_rank` on the text tower's layers, and the projector), `full`; None is inference. In 16 bit what learns is kept
-    in float32 and computed under autocast. `quantize` concerns weights that do not learn.
+    in float32 and computed under autocast. `quantize` concerns weights that do not learn. `compute` is the precision of
+    arithmetic: the weights' (`stored`), or `float32` with weights that stay as they are stored (`filmstrip.load`).
     """
 
     batch: int = 1
@@ -41,6 +43,7 @@ class Workload:
     padded: bool = False
     dtype: str = "bfloat16"
     quantize: str | None = None
+    compute: str = "stored"
     attention: str = "sdpa"
     device: str = "cuda"
     training: Training | None = None
@@ -56,18 +59,30 @@ class Workload:
         require_choice("dtype", self.dtype, PRECISION_BYTES)
         require_choice("attention backend", self.attention, ATTENTION_BACKENDS)
         require_choice("device", self.device, DEVICES)
+        require_choice("compute", self.compute, _COMPUTE)
         if self.quantize is not None:
             require_choice("quantisation", self.quantize, QUANTISED_BITS)
         if self.training is not None:
             require_choice("training", self.training, TRAININGS)
             require(self.dtype != "float16", "training in float16 needs loss scaling; use bfloat16 or float32")
+            require(self.compute == "stored", "arithmetic apart from the weights is for inference")
             require(self.training in ("align", "lora") or not self.quantize, "weights that learn cannot be quantised")
         require(self.training is not None or not self.checkpointing, "activation checkpointing belongs to training")
 
     @property
     def element(self) -> int:
-        """Bytes of one number in the model's precision."""
-        return PRECISION_BYTES[self.dtype]
+        """Bytes of one number in the precision of the arithmetic."""
+        return PRECISION_BYTES[self.arithmetic]
+
+    @property
+    def arithmetic(self) -> str:
+        """The dtype that activations and cache have."""
+        return self.dtype if self.compute == "stored" else self.compute
+
+    @property
+    def widens(self) -> bool:
+        """Whether weights are unpacked or widened for their products."""
+        return self.quantize is not None or self.arithmetic != self.dtype
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,17 @@ WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What is known of a model: always its configuration, and the headers of its weights where there are any."""
+    """What is known of a model: always its configuration, and the headers of its weights where there are any.
+
+    `quantize` names what its weights are quantised to, `int8` or `int4`, if they are.
+    """
 
     name: str
     title: str
     config: AnyConfig
     trained_frames: int = TRAINED_FRAMES
     stored: tuple[TensorInfo, ...] = ()
+    quantize: str | None = None
 
     def build(self) -> nn.Module:
         """The modules on the meta device: shapes and names, no values."""
@@ -57,7 +61,9 @@ def find_model(name: str) -> ModelSource:
     checkpoint = read_any(directory)
     frames = checkpoint.extras.trained_frames if isinstance(checkpoint, Checkpoint) else TRAINED_FRAMES
     stored = tuple(info for files, _ in checkpoint.parts for info in files.tensors.values())
-    return ModelSource(name, checkpoint.describe(), checkpoint.config, frames, stored)
+    manifest = checkpoint.quantization if isinstance(checkpoint, Checkpoint) else None
+    quantize = None if manifest is None else f"int{manifest.fewest_bits}"
+    return ModelSource(name, checkpoint.describe(), checkpoint.config, frames, stored, quantize)
 
 
 def _from_config(name: str, path: Path) -> ModelSource:

@@ -43,13 +43,13 @@ class CompiledDecoding:
 
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self.cache = cache
-        cache.reserve(-(-cache.capacity // _ROUND) * _ROUND)
+        cache.reserve(_rounded(cache.capacity))
         for tensor in (cache.keys, cache.values):
             tensor[:, :, :, cache.length :] = 0  # what was never written may be NaN, which no mask takes away
             torch._dynamo.mark_static_address(tensor)  # a CUDA graph writes to it in place
         self._keep_BS = torch.zeros(cache.keys.shape[1], cache.capacity, dtype=torch.bool, device=cache.keys.device)
         if "compiled_step" not in vars(decoder):
-            vars(decoder)["compiled_step"] = _compile(decoder, cache.keys.device)  # it lives as long as the model
+            vars(decoder)["compiled_step"] = _compile(decoder, cache.keys.device)
         self._step: _Step = vars(decoder)["compiled_step"]
 
     def __call__(
@@ -71,10 +71,23 @@ class CompiledDecoding:
 
 
 def compiled_decoding(model: VideoLlava, cache: KVCache) -> CompiledDecoding | None:
-    """The compiled step, or None where hooks want to see every module run, or layers unpack their own weights."""
+    """The compiled step, or None where hooks want to see every module run, layers unpack their own weights, or so many
+    sizes are compiled already that the compiler would give up.
+    """
     decoder = model.text_tower
     unpacked = any(isinstance(module, StoredLinear) for module in decoder.modules())
-    return None if unpacked or has_hooks(decoder) else CompiledDecoding(decoder, cache)
+    if unpacked or has_hooks(decoder):
+        return None
+    sizes: set[tuple[int, int]] = vars(decoder).setdefault("compiled_sizes", set())  # it lives as long as the model
+    size = (cache.keys.shape[1], _rounded(cache.capacity))
+    if size not in sizes and len(sizes) >= _MOST_SIZES:
+        return None
+    sizes.add(size)
+    return CompiledDecoding(decoder, cache)
+
+
+def _rounded(capacity: int) -> int:
+    return -(-capacity // _ROUND) * _ROUND
 
 
 def _compile(decoder: Decoder, device: torch.device) -> _Step:

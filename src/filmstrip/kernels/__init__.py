@@ -1,7 +1,7 @@
 """Compiled kernels for decoding on a CPU; everything also runs without them."""
 
 from filmstrip.kernels.library import Kernels, find_kernels
-from filmstrip.kernels.products import HALF_DTYPES, faster_widened, product
+from filmstrip.kernels.products import HALF_DTYPES, PIECE, faster_widened, product
 from filmstrip.kernels.step import MAX_ROWS, FusedStep, Projections
 from filmstrip.kernels.stored import (
     BITS,
@@ -20,6 +20,7 @@ __all__ = [
     "HALF_DTYPES",
     "MAX_ROWS",
     "MULTIPLES",
+    "PIECE",
     "SCALE_DTYPE",
     "FusedStep",
     "Kernels",

@@ -20,7 +20,7 @@ from filmstrip.kernels.stored import StoredMatrix
 from filmstrip.shapes import Float, Tensor
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
-_PIECE = 2**21  # weights widened at once
+PIECE = 2**21  # weights widened at once
 _ROWS, _WIDTH, _TRIES = 128, 1024, 3  # of the products that are timed
 _MARGIN = 1.3  # by which the faster one must be faster: a busy machine decides no close call
 _local = threading.local()
@@ -52,7 +52,7 @@ def product(x: Float[Tensor, "*rows inputs"], matrix: StoredMatrix) -> Float[Ten
 
 def _in_pieces(x: Float[Tensor, "rows inputs"], matrix: StoredMatrix) -> Tensor:
     out = x.new_empty(len(x), matrix.rows)
-    step = max(1, _PIECE // x.shape[1])
+    step = max(1, PIECE // x.shape[1])
     for start in range(0, matrix.rows, step):
         end = min(start + step, matrix.rows)
         buffer = _buffer((end - start, x.shape[1]), x.dtype, x.device)
@@ -67,7 +67,7 @@ def _buffer(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) ->
     kept: Tensor | None = getattr(_local, "buffer", None)
     if kept is None or kept.numel() < count or kept.dtype != dtype or kept.device != device:
         with torch.inference_mode(False):  # or it could not be written to outside of inference mode later on
-            kept = _local.buffer = torch.empty(max(count, _PIECE), dtype=dtype, device=device)
+            kept = _local.buffer = torch.empty(max(count, PIECE), dtype=dtype, device=device)
     return kept[:count].view(shape)
 
 

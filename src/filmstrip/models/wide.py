@@ -71,6 +71,12 @@ def widen(model: nn.Module) -> None:
                 setattr(module, name, _widened(parameter))
 
 
+def widened_sizes(model: nn.Module) -> list[int]:
+    """Numbers of weights of the parameters that `widen` makes float32 in a model of 16-bit weights."""
+    kept = {id(module.weight) for module in model.modules() if type(module) in (nn.Linear, nn.Embedding)}
+    return [parameter.numel() for parameter in model.parameters() if id(parameter) not in kept]
+
+
 def _widened(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.data.float(), requires_grad=parameter.requires_grad)
 
