@@ -42,6 +42,7 @@ CARD_KEYS = {
     "temporal_attention",
     "dtype",
     "compute",
+    "kv",
     "device",
     "media",
     "prompt",

@@ -16,6 +16,7 @@ from filmstrip.testing.tolerances import TOLERANCES
 from tests.models import GOLDEN, TEXT, random_model
 
 BOUND = TOLERANCES["compiled step, float32"].bound
+NARROW_BOUND = TOLERANCES["compiled step, 16-bit cache"].bound
 SHAPES = {
     "grouped heads": TEXT,
     "one head a key": replace(TEXT, num_kv_heads=4),
@@ -73,6 +74,46 @@ def test_steps_give_the_logits_of_the_twin(shape: str, batch: int) -> None:
         for name in ("keys", "values"):
             filled = [getattr(cache, name)[:, :, :, : cache.length] for cache in caches]
             torch.testing.assert_close(filled[1], filled[0], atol=BOUND, rtol=0)
+
+
+@pytest.mark.parametrize("shape", ["grouped heads", "odd sizes"])
+@pytest.mark.parametrize("kept", [torch.float16, torch.bfloat16])
+def test_a_narrower_cache_gives_the_logits_of_the_twin(kept: torch.dtype, shape: str) -> None:
+    model = model_of(SHAPES[shape])
+    model.kv_dtype = kept
+    caches = [read(model, padded(3, 20), 3, 20) for _ in range(2)]
+    assert caches[0].keys.dtype == kept
+    fused = fused_decoding(model, caches[1])
+    assert fused is not None
+    ids, mask = torch.tensor([5, 7, 11]), padded(3, 21)
+    with torch.inference_mode():
+        theirs, ours = decode_step(model, caches[0], ids, mask), fused(ids, mask)
+    # A sum that differs in the last place may round to the neighbouring number of 16 bits: one or two of a new key.
+    torch.testing.assert_close(ours, theirs, atol=NARROW_BOUND, rtol=0)
+    spacing = torch.finfo(kept).eps
+    for name in ("keys", "values"):
+        theirs, ours = (getattr(cache, name)[:, :, :, :21].float() for cache in caches)
+        torch.testing.assert_close(ours, theirs, atol=spacing / 100, rtol=spacing)
+        assert (ours == theirs).float().mean() > 0.99
+
+
+def test_what_is_kept_is_rounded_as_pytorch_rounds() -> None:
+    """Values of one step, which are biases here: ties, subnormal numbers, infinities and what is not a number."""
+    text = replace(TEXT, attention_bias=True, num_layers=1)
+    odd = [0.0, -0.0, 1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, 65519.0, 65520.0, 1e-7, 3e-8, -2.9e-8, 6e-5]
+    for kept in (torch.float16, torch.bfloat16):
+        model = model_of(text)
+        model.kv_dtype = kept
+        linear = model.text_tower.blocks[0].attention.v_proj
+        torch.nn.init.zeros_(linear.weight)
+        linear.bias.data = torch.tensor(odd).repeat(linear.bias.numel() // len(odd) + 1)[: linear.bias.numel()]
+        cache = new_cache(model, 1, 4)
+        fused = fused_decoding(model, cache)
+        assert fused is not None
+        with torch.inference_mode():
+            fused._run(torch.tensor([3]), None)
+        written = cache.values[0, 0, :, 0].flatten()
+        assert torch.equal(written, linear.bias.data.to(kept))
 
 
 @pytest.mark.parametrize("threads", [2, 3])

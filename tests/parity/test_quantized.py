@@ -64,7 +64,7 @@ def test_the_kernel_multiplies_with_what_is_stored(bits: int, rows: int) -> None
 
 
 def test_many_rows_multiply_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("filmstrip.kernels.products._PIECE", 1000)
+    monkeypatch.setattr("filmstrip.kernels.products.PIECE", 1000)
     monkeypatch.setattr("filmstrip.kernels.products._local", type("Local", (), {})())
     stored = quantize(weights(), 4, 32)
     x = torch.randn(20, 192)

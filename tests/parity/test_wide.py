@@ -105,7 +105,7 @@ def test_every_value_of_16_bit_is_read_right() -> None:
 
 
 def test_products_of_many_rows_go_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_PIECE", 1000)
+    monkeypatch.setattr(products, "PIECE", 1000)
     monkeypatch.setattr(products, "_local", type("Local", (), {})())
     weight, bias = torch.randn(77, 48).bfloat16(), torch.randn(77)
     x = torch.randn(3, 20, 48)

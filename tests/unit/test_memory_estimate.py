@@ -83,6 +83,7 @@ INFERENCE = {
     "long text": (small(), {"dtype": "float32", "videos": 0, "prompt_tokens": 700, "new_tokens": 300}),
     "narrow and deep": (small(16, 128), {"dtype": "bfloat16", "prompt_tokens": 8, "new_tokens": 2}),
     "widened": (small(8), {"dtype": "bfloat16", "compute": "float32"}),
+    "narrow cache": (GROUPED, {"dtype": "float32", "kv": "float16", "batch": 2, "new_tokens": 200}),
     "widened rows": (GROUPED, {"dtype": "float16", "compute": "float32", "batch": 3, "padded": True}),
 }
 TRAINING = {

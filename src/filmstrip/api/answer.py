@@ -39,7 +39,8 @@ class Origin:
 
     `changed` names the fields of `preset` that the user set apart from it. `copied_towers`: the checkpoint records that
     its video tower began as a copy of its image tower, which saving hands on. `compute` is the precision of the
-    arithmetic, where that is another than the weights'.
+    arithmetic, where that is another than the weights', `kv` that of keys and values, where it is another than the
+    arithmetic's.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Origin:
     dtype: str
     device: str
     compute: str = ""
+    kv: str = ""
     changed: tuple[str, ...] = ()
     copied_towers: bool | None = None
 
@@ -134,6 +136,7 @@ def make_run_card(
         "temporal_attention": origin.temporal_attention,
         "dtype": origin.dtype,
         "compute": origin.compute or origin.dtype,
+        "kv": origin.kv or origin.compute or origin.dtype,
         "device": origin.device,
         "media": [
             media_entry(clip)

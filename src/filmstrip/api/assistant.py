@@ -69,6 +69,8 @@ class Assistant(RequestBuilder):
         converted = "" if origin.dtype in origin.description else f", run in {origin.dtype}"
         if origin.compute not in ("", origin.dtype):
             converted += f", computed in {origin.compute}"
+        if origin.kv:
+            converted += f", keys and values in {origin.kv}"
         return (
             f"{origin.model}: {origin.description}{converted}; preset {origin.preset_name(selection.sampler)} "
             f"(frames {selection.sampler}, pixels {preset.image_transform}, prompt {preset.prompt})"

@@ -36,6 +36,7 @@ NAMED_CHOICES = {
     "prompt": PROMPT_STYLES,
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KV = ("auto", "float16", "bfloat16")
 
 
 class OpenedModel(RequestBuilder):
@@ -67,6 +68,7 @@ class OpenedModel(RequestBuilder):
         store: ContentStore | None = None,
         compute: str = "stored",
         compiled: bool = False,
+        kv: str = "auto",
     ) -> Assistant:
         """Build the model and fill it. `on_progress` is called with tensors done and in all; the others as for `load`.
 
@@ -81,6 +83,8 @@ class OpenedModel(RequestBuilder):
         if compiled:
             model.compile_towers()
         works_in = set_compute(model, compute, getattr(torch, report.dtype), self.device)
+        kept_in = _as_kept(kv, works_in)
+        model.kv_dtype = kept_in
         model.eos_token_ids = self.checkpoint.generation.eos_ids
         preset = self.program.preset
         warnings = (*report.warnings, *self.processor.tokenizer.warnings, *self.program.notes)
@@ -98,7 +102,8 @@ class OpenedModel(RequestBuilder):
             temporal_attention=self.config.video_tower.temporal_attention,
             dtype=report.dtype,
             device=str(self.device),
-            compute=str(works_in).removeprefix("torch."),
+            compute=_name(works_in),
+            kv="" if kept_in is None else _name(kept_in),
             changed=self.program.changed,
             copied_towers=self.checkpoint.extras.copied_towers,
         )
@@ -117,6 +122,7 @@ def load(
     video_tower: str | Path | None = None,
     cache: str | Path | None = None,
     compute: str = "auto",
+    kv: str = "auto",
     compiled: bool = False,
     quiet: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -127,7 +133,9 @@ def load(
     `name` is `tiny` (bundled), a checkpoint directory, or a hub id (downloaded). `device`: the first GPU if there is
     one, else the CPU. `dtype` of the weights: as stored. `compute`: the precision of the arithmetic with 16-bit
     weights, `stored` (theirs), `float32` (they stay 16-bit in memory), or `auto`: float32 on a CPU that is slower at
-    theirs, which is measured once. `compiled`: through `torch.compile`, whose first use takes from seconds to a minute.
+    theirs, which is measured once. `kv`: the precision of the keys and values that are kept, `auto` (the arithmetic's),
+    `float16` or `bfloat16`: half the memory, and answers that may differ. `compiled`: through `torch.compile`, whose
+    first use takes from seconds to a minute.
     `preset` decides frames, pixels, prompt and temporal attention together (`original`
     or `transformers`, default: what the checkpoint says); `choices` are single fields of `Preset` that differ from it
     (`frame_sampler=`, `image_transform=`, `prompt=`, `temporal_attention=`). `image_tower` and `video_tower` are for
@@ -141,7 +149,7 @@ def load(
     target = as_dtype(dtype)
     opened = open_model(name, device=device, preset=preset, image_tower=image_tower, video_tower=video_tower, **choices)
     store = None if cache is None else ContentStore(MEMORY_BYTES, Path(cache), DISK_BYTES, warnings.warn)
-    assistant = opened.load_weights(target, on_progress, store, compute, compiled)
+    assistant = opened.load_weights(target, on_progress, store, compute, compiled, kv)
     if not quiet:
         sys.stderr.write(f"{assistant.summary}\n")
     return assistant
@@ -215,6 +223,17 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
         return dtype  # type: ignore[return-value]
     require_choice("dtype", str(dtype), DTYPES)
     return DTYPES[str(dtype)]
+
+
+def _as_kept(kv: str, works_in: torch.dtype) -> torch.dtype | None:
+    """The precision of keys and values, None for that of the arithmetic. Raises `ConfigError` for another name."""
+    require_choice("kv", kv, KV)
+    kept = None if kv == "auto" else DTYPES[kv]
+    return None if kept == works_in else kept
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def default_device() -> torch.device:

@@ -71,6 +71,7 @@ class PromptReader:
             repr(model.config),
             origin.dtype,
             str(self.dtype),
+            str(model.kv_dtype),
             self.device.type,
             backends,
             *paths,
@@ -85,7 +86,7 @@ class PromptReader:
             return Reading(0, self.model.fuse(ids_1T, *self._visual_tokens(media)), end)
         key = self._key("beginning", [*prompt.plan.input_ids[:end]], [medium.content for medium in media])
         shape = (*cache.keys.shape[:3], end, cache.keys.shape[4])
-        found = store.get(key, dict.fromkeys(("keys", "values"), (shape, self.dtype)))
+        found = store.get(key, dict.fromkeys(("keys", "values"), (shape, cache.keys.dtype)))
         if found is not None:
             cache.load(found)
             return Reading(end, self.model.fuse(ids_1T[:, end:]))

@@ -42,6 +42,7 @@ def ask(
     device: options.Device = None,
     dtype: options.Dtype = None,
     compute: options.Compute = "auto",
+    kv: options.Kv = "auto",
     cache: options.Cache = None,
     cache_limit: options.CacheLimit = 20.0,
     frames: options.Frames = None,
@@ -101,7 +102,7 @@ def ask(
             stop_strings=tuple(stop) if stop else None,
         )
     store = content_store(cache, cache_limit)
-    assistant = load_weights(opened, dtype, selection, compute)
+    assistant = load_weights(opened, dtype, selection, compute, kv=kv)
     assistant.store = store
     note_toy(model)
     for text in request.prompt.warnings:

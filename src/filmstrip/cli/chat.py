@@ -39,6 +39,7 @@ def chat(
     device: options.Device = None,
     dtype: options.Dtype = None,
     compute: options.Compute = "auto",
+    kv: options.Kv = "auto",
     compiled: options.Compiled = False,
     cache: options.Cache = None,
     cache_limit: options.CacheLimit = 20.0,
@@ -97,7 +98,7 @@ def chat(
     with status("reading media"):
         clips = opened.read(media or (), selection)
     store = content_store(cache, cache_limit)
-    assistant = load_weights(opened, dtype, selection, compute, compiled=compiled)
+    assistant = load_weights(opened, dtype, selection, compute, compiled=compiled, kv=kv)
     assistant.store = store
     talk = assistant.chat(clips, system=system, selection=selection)
     note_toy(model)

@@ -44,6 +44,7 @@ def evaluate(
     device: options.Device = None,
     dtype: options.Dtype = None,
     compute: options.Compute = "auto",
+    kv: options.Kv = "auto",
     compiled: options.Compiled = False,
     frames: options.Frames = None,
     sampler: options.Sampler = None,
@@ -74,7 +75,7 @@ def evaluate(
     questions = read_questions(data, media_root)[:limit]
     opened = open_model(model, device=device, preset=preset, prompt=prompt)
     selection = frame_selection(opened.selection, sampler, frames, None, None)
-    assistant = load_weights(opened, dtype, selection, compute, compiled=compiled)
+    assistant = load_weights(opened, dtype, selection, compute, compiled=compiled, kv=kv)
     assistant.selection = selection
     place = output or Path("eval") / f"{Path(model).name}-{data.stem}"
     asking = BenchmarkOptions(metric, batch_size, max_new_tokens or 64, suffix)  # type: ignore[arg-type]

@@ -67,6 +67,9 @@ def memory(
             help="Arithmetic: stored (the weights'), float32 [dim](stored; float32 if quantised on a CPU)[/dim]",
         ),
     ] = None,
+    kv: Annotated[
+        str, _option(_PRECISION, metavar="NAME", help="Keys and values kept: auto (arithmetic's), float16, bfloat16")
+    ] = "auto",
     attention: Annotated[str, _option(_PRECISION, metavar="NAME", help="sdpa or eager")] = "sdpa",
     device: Annotated[
         str | None,
@@ -146,6 +149,7 @@ def memory(
         dtype=dtype or "bfloat16",
         quantize=bits,
         compute=compute or ("float32" if bits and place == "cpu" and not training else "stored"),
+        kv=kv,
         attention=attention,
         device=place.split(":")[0],
         training=as_training(training),

@@ -129,6 +129,7 @@ def _work(found: "Estimate") -> str:
     )
     stored = work.quantize or work.dtype
     precision = stored if stored == work.arithmetic else f"{stored} weights, {work.arithmetic}"
+    precision += f", keys and values in {work.kept}" if work.kept != work.arithmetic else ""
     if not extent.length:  # a vision tower on its own
         return f"{kind}, {precision}, {work.attention} on {work.device}; {extent.clips} x {extent.frames} frames"
     tokens = f"{extent.length:,} tokens each, {extent.visual_tokens // extent.batch:,} of them visual"

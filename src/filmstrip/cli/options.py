@@ -74,6 +74,14 @@ Compute = Annotated[
         help="Arithmetic with 16-bit weights: auto, stored (theirs), float32 (they stay 16-bit in memory)",
     ),
 ]
+Kv = Annotated[
+    str,
+    _option(
+        _PROGRAM,
+        metavar="NAME",
+        help="Keys and values kept: auto (as the arithmetic), float16, bfloat16 (half the memory of float32)",
+    ),
+]
 Compiled = Annotated[
     bool,
     _option(_PROGRAM, "--compile", help="Through torch.compile: a slow first answer, faster ones after it"),

@@ -94,6 +94,7 @@ def load_weights(
     compute: str = "auto",
     *,
     compiled: bool = False,
+    kv: str = "auto",
 ) -> "Assistant":
     """Read the weights with a progress bar; print the line that says what was built, and its warnings.
 
@@ -117,6 +118,7 @@ def load_weights(
             lambda done, total: bar.update(task, completed=done, total=total),
             compute=compute,
             compiled=compiled,
+            kv=kv,
         )
     note(assistant.summary_with(selection or assistant.selection))
     _, missing = find_kernels() if opened.device.type == "cpu" and compute != "stored" else (None, "")

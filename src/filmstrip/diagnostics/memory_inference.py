@@ -44,7 +44,7 @@ def inference_phases(config: AnyConfig, workload: Workload, extent: Extent) -> l
         joined = extent.image_tokens * text.hidden_size * workload.element if config.image_grids else 0
         phases.append(PhaseEstimate("fusion", dict(stays), fusion_bytes(text, extent, workload) + joined))
         del stays["visual tokens"]
-    stays["kv cache"] = kv_cache_bytes(text, extent.batch, extent.capacity, workload.element)
+    stays["kv cache"] = kv_cache_bytes(text, extent.batch, extent.capacity, PRECISION_BYTES[workload.kept])
     return [*phases, *_text_phases(text, workload, extent, stays)]
 
 
@@ -74,12 +74,14 @@ def _text_phases(text: TextConfig, workload: Workload, extent: Extent, stays: di
     stays = stays | {"logits": rows * text.vocab_size * (b + FLOAT32 + 1)}  # as computed, in float32, tokens seen
     prefill = stays | {"rotary and mask": rotary_and_mask(text, workload, extent.batch, read, extent.length)}
     block = text_block_peak(text, rows, read, extent.length, b, path)
+    block += widened_cache_bytes(text, workload, rows, extent.length)
     phases = [PhaseEstimate("prefill", prefill, block)]
     if workload.new_tokens:
         masks = rows * extent.capacity * (3 * INT64 + 1) if workload.padded else 0
         # One query needs no causal mask, so without padding there is none.
         path = choose_attention(text, workload.attention, workload.device, masked=workload.padded)
         step = text_block_peak(text, rows, 1, extent.capacity, b, path)
+        step += widened_cache_bytes(text, workload, rows, extent.capacity)  # the compiled kernel does without
         phases.append(PhaseEstimate("decode", stays | {"masks": masks}, step))
     return phases
 
@@ -101,6 +103,13 @@ def widening_bytes(config: AnyConfig, dtype: str, arithmetic: str) -> int:
 def kv_cache_bytes(config: TextConfig, rows: int, capacity: int, b: int) -> int:
     """`KVCache`: keys and values of every layer, allocated at once for prompt and new tokens."""
     return 2 * config.num_layers * rows * config.num_kv_heads * capacity * config.head_dim * b
+
+
+def widened_cache_bytes(config: TextConfig, workload: Workload, rows: int, slots: int) -> int:
+    """Keys and values of one layer in the precision of the arithmetic, where they are kept in another."""
+    if workload.kept == workload.arithmetic:
+        return 0
+    return 2 * rows * config.num_kv_heads * slots * config.head_dim * workload.element
 
 
 def input_bytes(config: AnyConfig, extent: Extent, b: int, *, padded: bool) -> int:

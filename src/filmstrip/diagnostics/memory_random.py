@@ -76,6 +76,7 @@ def random_model(config: ModelConfig, workload: Workload, device: torch.device) 
         if workload.arithmetic != workload.dtype:
             del values, filled  # what is widened is given back at once
             widen(model)
+        model.kv_dtype = DTYPES[workload.kept]
         return RandomModel(model.eval())
     return _for_training(model.train(), workload)
 

@@ -14,6 +14,7 @@ Training = Literal["align", "finetune", "lora", "full"]
 TRAININGS: tuple[str, ...] = get_args(Training)
 DEVICES = ("cpu", "cuda")
 _COMPUTE = ("stored", "float32")
+_KV = ("auto", "float16", "bfloat16")
 MAX_COUNT = 1_000_000_000
 
 
@@ -29,7 +30,8 @@ class Workload:
     `training`: `align` (the projector learns), `finetune` (projector and text tower), `lora` (adapters of rank
     `lora_rank` on the text tower's layers, and the projector), `full`; None is inference. In 16 bit what learns is kept
     in float32 and computed under autocast. `quantize` concerns weights that do not learn. `compute` is the precision of
-    arithmetic: the weights' (`stored`), or `float32` with weights that stay as they are stored (`filmstrip.load`).
+    arithmetic: the weights' (`stored`), or `float32` with weights that stay as they are stored; `kv` that of keys and
+    values that are kept, `auto` for the arithmetic's (`filmstrip.load`).
     """
 
     batch: int = 1
@@ -44,6 +46,7 @@ class Workload:
     dtype: str = "bfloat16"
     quantize: str | None = None
     compute: str = "stored"
+    kv: str = "auto"
     attention: str = "sdpa"
     device: str = "cuda"
     training: Training | None = None
@@ -60,6 +63,7 @@ class Workload:
         require_choice("attention backend", self.attention, ATTENTION_BACKENDS)
         require_choice("device", self.device, DEVICES)
         require_choice("compute", self.compute, _COMPUTE)
+        require_choice("kv", self.kv, _KV)
         if self.quantize is not None:
             require_choice("quantisation", self.quantize, QUANTISED_BITS)
         if self.training is not None:
@@ -78,6 +82,11 @@ class Workload:
     def arithmetic(self) -> str:
         """The dtype that activations and cache have."""
         return self.dtype if self.compute == "stored" else self.compute
+
+    @property
+    def kept(self) -> str:
+        """The dtype of the keys and values that are kept."""
+        return self.arithmetic if self.kv == "auto" else self.kv
 
     @property
     def widens(self) -> bool:

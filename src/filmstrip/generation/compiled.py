@@ -33,8 +33,8 @@ class FixedSlots(KVCache):
         self, layer: int, k_BKTH: Float[Tensor, "B K one H"], v_BKTH: Float[Tensor, "B K one H"]
     ) -> tuple[Float[Tensor, "B K S H"], Float[Tensor, "B K S H"]]:
         """Store one token; return all slots, the empty ones too."""
-        self.keys[layer].index_copy_(2, self.slot_1, k_BKTH)
-        self.values[layer].index_copy_(2, self.slot_1, v_BKTH)
+        self.keys[layer].index_copy_(2, self.slot_1, k_BKTH.to(self.keys.dtype))
+        self.values[layer].index_copy_(2, self.slot_1, v_BKTH.to(self.values.dtype))
         return self.keys[layer], self.values[layer]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from filmstrip.cache import KVCache
 from filmstrip.config import TextConfig
 from filmstrip.generation.step import decode_step
-from filmstrip.kernels import MAX_ROWS, FusedStep, Kernels, Projections, StoredMatrix, find_kernels
+from filmstrip.kernels import FLOAT_KINDS, MAX_ROWS, FusedStep, Kernels, Projections, StoredMatrix, find_kernels
 from filmstrip.models import VideoLlava
 from filmstrip.models.decoder import Decoder, DecoderAttention, DecoderBlock, RMSNorm, SwiGLU
 from filmstrip.models.record import has_hooks
@@ -90,7 +90,8 @@ def _fits(decoder: Decoder, cache: KVCache) -> bool:
     config = decoder.config
     usual = (
         cache.keys.device.type == "cpu"
-        and cache.keys.dtype == torch.float32
+        and cache.keys.dtype in FLOAT_KINDS
+        and decoder.compute_dtype == torch.float32
         and cache.keys.shape[0] == len(decoder.blocks)
         and cache.keys.shape[1] <= MAX_ROWS
         and config.activation in ("silu", "swish")

@@ -68,7 +68,7 @@ def decode_step(
 
 
 def new_cache(model: VideoLlava, batch_size: int, capacity: int) -> KVCache:
-    """An empty cache in the precision that the model works in, on its device."""
+    """An empty cache on the model's device, in the precision of its arithmetic or in `model.kv_dtype`."""
     decoder = model.text_tower
     device = torch.device(decoder.token_embedding.weight.device)
-    return KVCache(decoder.config, batch_size, capacity, decoder.compute_dtype, device)
+    return KVCache(decoder.config, batch_size, capacity, model.kv_dtype or decoder.compute_dtype, device)

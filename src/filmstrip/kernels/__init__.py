@@ -5,6 +5,7 @@ from filmstrip.kernels.products import HALF_DTYPES, PIECE, faster_widened, produ
 from filmstrip.kernels.step import MAX_ROWS, FusedStep, Projections
 from filmstrip.kernels.stored import (
     BITS,
+    FLOAT_KINDS,
     GROUPS,
     MULTIPLES,
     SCALE_DTYPE,
@@ -16,6 +17,7 @@ from filmstrip.kernels.stored import (
 
 __all__ = [
     "BITS",
+    "FLOAT_KINDS",
     "GROUPS",
     "HALF_DTYPES",
     "MAX_ROWS",

@@ -116,6 +116,34 @@ inline float as_float(Float16 x) {
 #endif
 }
 
+// To the nearest, ties to even, as PyTorch rounds.
+inline void round_to(float* out, const float* x, int64_t count) { std::memcpy(out, x, count * sizeof(float)); }
+inline void round_to(BFloat16* out, const float* x, int64_t count) {
+  for (int64_t i = 0; i < count; i++) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    out[i].bits = x[i] != x[i] ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+}
+inline uint16_t narrow(float x) {  // IEEE half precision, subnormals included
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return uint16_t(sign | 0x7e00);
+  if (magnitude >= 0x477ff000) return uint16_t(sign | 0x7c00);  // 65,520 and more
+  if (magnitude < 0x38800000) return uint16_t(sign | uint32_t(std::nearbyint(std::fabs(x) * 0x1p24f)));
+  return uint16_t(sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13));
+}
+inline void round_to(Float16* out, const float* x, int64_t count) {
+  for (int64_t i = 0; i < count; i++) {
+#if defined(__F16C__)
+    out[i].bits = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
+#else
+    out[i].bits = narrow(x[i]);
+#endif
+  }
+}
+
 // R rows of a matrix times B vectors, which lie `stride` apart: out[r][b]. Sums run in R * B registers.
 template <int R, int B, typename Weight>
 inline void dot_rows(const Weight* w, const float* x, int64_t cols, int64_t stride, float (*out)[MAX_ROWS]) {

@@ -21,7 +21,7 @@ struct Layer {
 };
 
 // Shapes as in `models.decoder`: x (B, D), cos and sin (B, H), keys and values (L, B, K, capacity, H), keep (B, length
-// + 1) or null, logits (B, W). `scratch` has `scratch_floats` floats.
+// + 1) or null, logits (B, W). `scratch` has `filmstrip_scratch` floats. Keys and values are of kind `kv`, a float.
 struct Step {
   const Layer* layers;
   const float* final_norm;
@@ -29,14 +29,14 @@ struct Step {
   float* x;
   const float* cos;
   const float* sin;
-  float* keys;
-  float* values;
+  void* keys;
+  void* values;
   const uint8_t* keep;
   float* logits;
   float* scratch;
   int64_t num_layers, batch, width, heads, kv_heads, head_dim, inner, capacity, length;
   float eps;
-  int32_t threads;
+  int32_t threads, kv;
 };
 
 namespace {
@@ -78,17 +78,19 @@ void rotate(float* head, const float* cos, const float* sin, int64_t head_dim) {
   }
 }
 
-float dot(const float* a, const float* b, int64_t count) {
+template <typename Stored>
+float dot(const float* a, const Stored* b, int64_t count) {
   Vector total = {};
   int64_t i = 0;
   for (; i + LANES <= count; i += LANES) total += load(a + i) * load(b + i);
   float rest = sum(total);
-  for (; i < count; i++) rest += a[i] * b[i];
+  for (; i < count; i++) rest += a[i] * as_float(b[i]);
   return rest;
 }
 
 // One query over `slots` keys and values; `weights` has room for them, rounded up to LANES.
-void attend(const float* query, const float* keys, const float* values, const uint8_t* keep, int64_t slots,
+template <typename Stored>
+void attend(const float* query, const Stored* keys, const Stored* values, const uint8_t* keep, int64_t slots,
             int64_t head_dim, float* weights, float* out) {
   const float scale = 1.0f / std::sqrt(float(head_dim));
   float most = -INFINITY;
@@ -109,16 +111,18 @@ void attend(const float* query, const float* keys, const float* values, const ui
   for (int64_t s = 0; s < slots; s++) {
     if (keep && !keep[s]) continue;
     const float weight = weights[s] * share;
-    const float* value = values + s * head_dim;
+    const Stored* value = values + s * head_dim;
     int64_t i = 0;
     for (; i + LANES <= head_dim; i += LANES) store(out + i, load(out + i) + load(value + i) * weight);
-    for (; i < head_dim; i++) out[i] += value[i] * weight;
+    for (; i < head_dim; i++) out[i] += as_float(value[i]) * weight;
   }
 }
 
 // Rotation, the new slot of the cache, and attention, for every row and key/value head.
+template <typename Stored>
 void attention(const Step& s, int64_t layer, float* q, float* k, const float* v, float* weights, float* out) {
   const int64_t H = s.head_dim, queries = s.heads / s.kv_heads, slots = s.length + 1;
+  Stored *keys = (Stored*)s.keys, *values = (Stored*)s.values;
 #pragma omp for schedule(dynamic, 1) collapse(2) nowait
   for (int64_t b = 0; b < s.batch; b++)
     for (int64_t j = 0; j < s.kv_heads; j++) {
@@ -126,13 +130,13 @@ void attention(const Step& s, int64_t layer, float* q, float* k, const float* v,
       const int64_t place = ((layer * s.batch + b) * s.kv_heads + j) * s.capacity * H;
       float* key = k + (b * s.kv_heads + j) * H;
       rotate(key, cos, sin, H);
-      std::memcpy(s.keys + place + s.length * H, key, H * sizeof(float));
-      std::memcpy(s.values + place + s.length * H, v + (b * s.kv_heads + j) * H, H * sizeof(float));
+      round_to(keys + place + s.length * H, key, H);
+      round_to(values + place + s.length * H, v + (b * s.kv_heads + j) * H, H);
       for (int64_t g = 0; g < queries; g++) {
         const int64_t head = b * s.heads + j * queries + g;
         rotate(q + head * H, cos, sin, H);
         const uint8_t* keep = s.keep ? s.keep + b * slots : nullptr;
-        attend(q + head * H, s.keys + place, s.values + place, keep, slots, H, weights, out + head * H);
+        attend(q + head * H, keys + place, values + place, keep, slots, H, weights, out + head * H);
       }
     }
 }
@@ -181,7 +185,9 @@ void filmstrip_step(const Step* step) {
       multiply(layer.k, B, normed, into(k, kept));
       multiply(layer.v, B, normed, into(v, kept));
 #pragma omp barrier
-      attention(s, l, q, k, v, weights, read);
+      if (s.kv == BFLOAT16) attention<BFloat16>(s, l, q, k, v, weights, read);
+      else if (s.kv == FLOAT16) attention<Float16>(s, l, q, k, v, weights, read);
+      else attention<float>(s, l, q, k, v, weights, read);
 #pragma omp barrier
       multiply(layer.o, B, read, add);
 #pragma omp barrier

@@ -9,7 +9,7 @@ import torch
 from filmstrip.cache import KVCache
 from filmstrip.config.checks import require
 from filmstrip.kernels.library import Kernels
-from filmstrip.kernels.stored import CMatrix, StoredMatrix
+from filmstrip.kernels.stored import FLOAT_KINDS, CMatrix, StoredMatrix
 from filmstrip.shapes import Bool, Float, Tensor
 
 MAX_ROWS = 8  # of a batch; a product of more rows is what matrix libraries are for
@@ -38,6 +38,7 @@ class _Step(ctypes.Structure):
         ),
         ("eps", ctypes.c_float),
         ("threads", ctypes.c_int32),
+        ("kv", ctypes.c_int32),
     )
 
 
@@ -99,6 +100,7 @@ class FusedStep:
             head_dim=head_dim,
             inner=first.gate.rows,
             eps=eps,
+            kv=FLOAT_KINDS[cache.keys.dtype],
             threads=1 if nbytes < _SMALL else torch.get_num_threads(),
         )
         self._scratch = torch.empty(0)

@@ -11,7 +11,7 @@ from filmstrip.shapes import Float, Tensor
 BITS = (8, 4)
 GROUPS = {8: 64, 4: 32}  # inputs that share a scale: of fewer bits, fewer share (scripts/quantize_quality.py)
 SCALE_DTYPE = torch.float16
-_FLOAT_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+FLOAT_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INTEGER_KINDS = {torch.int8: 3, torch.uint8: 4}
 MULTIPLES = {8: 16, 4: 32}  # of a group: the kernels read parts of one that fill a register and no more
 _LEAST_SCALE = 2.0**-24  # above zero in 16 bit
@@ -70,7 +70,7 @@ class StoredMatrix:
                 return False
         if self.bias is not None and self.bias.dtype != torch.float32:
             return False
-        kinds = _FLOAT_KINDS if self.scales is None else _INTEGER_KINDS
+        kinds = FLOAT_KINDS if self.scales is None else _INTEGER_KINDS
         tensors = [tensor for tensor in (self.data, self.scales, self.bias) if tensor is not None]
         on_cpu = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors)
         return on_cpu and self.data.dtype in kinds
@@ -86,7 +86,7 @@ class StoredMatrix:
     def describe(self) -> CMatrix:
         """For the library. The tensors must outlive it."""
         bias, scales = (None if tensor is None else tensor.data_ptr() for tensor in (self.bias, self.scales))
-        kind = (_FLOAT_KINDS | _INTEGER_KINDS)[self.data.dtype]
+        kind = (FLOAT_KINDS | _INTEGER_KINDS)[self.data.dtype]
         return CMatrix(self.data.data_ptr(), scales, bias, self.rows, self.cols, self.group, kind)
 
     def _widened(self, rows: slice) -> Tensor:

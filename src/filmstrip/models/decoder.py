@@ -65,7 +65,8 @@ class DecoderAttention(nn.Module):
         q_BNTH, k_BKTH = apply_rotary(q_BNTH, *asking_rotary), apply_rotary(k_BKTH, *rotary)
         if cached is not None:
             cache, layer = cached
-            k_BKTH, v_BKTH = cache.write(layer, k_BKTH, v_BKTH)
+            # The cache may be narrower than the arithmetic; then the new keys, too, are what it holds.
+            k_BKTH, v_BKTH = (kept.to(q_BNTH.dtype) for kept in cache.write(layer, k_BKTH, v_BKTH))
         out_BNTH = attention(q_BNTH, k_BKTH, v_BKTH, mask, backend)
         return self.o_proj(out_BNTH.transpose(1, 2).flatten(2))
 

@@ -73,6 +73,12 @@ TOLERANCES: dict[str, Tolerance] = {
         worst=1.2e-5,
         reason="the same sums in another order, float32 throughout; logits reach 20",
     ),
+    "compiled step, 16-bit cache": Tolerance(
+        "float32",
+        bound=1e-2,
+        worst=1.9e-4,
+        reason="as above; a sum that differs in the last place may round to the next number of 16 bits",
+    ),
     "widened products": Tolerance(
         "float32",
         bound=1e-4,

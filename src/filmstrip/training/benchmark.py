@@ -116,6 +116,7 @@ def _settings(assistant: Assistant, options: BenchmarkOptions) -> dict[str, Any]
         "prompt": origin.preset.prompt,
         "dtype": origin.dtype,
         "compute": origin.compute,
+        "kv": origin.kv,
         "max_new_tokens": options.max_new_tokens,
         "suffix": options.suffix,
     }

@@ -23,7 +23,7 @@ else:
     except ImportError:
         Model = object
 
-_ARGUMENTS = ("device", "dtype", "compute", "preset", "prompt", "image_transform", "frame_sampler")
+_ARGUMENTS = ("device", "dtype", "compute", "kv", "preset", "prompt", "image_transform", "frame_sampler")
 
 
 def manifest() -> Any:
