@@ -1,5 +1,7 @@
 """A question about media that were read before gets, bit for bit, the logits it would have got from scratch."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +12,12 @@ import torch
 
 from filmstrip.api import Answer, Assistant
 from filmstrip.api.load import load
+from filmstrip.api.reuse import MEMORY_BYTES, memory_limit
 from filmstrip.cache import ContentStore
-from filmstrip.generation import step
+from filmstrip.config import ModelConfig
+from filmstrip.generation import VideoLlavaForGeneration, step
 from filmstrip.media.clip import Clip
+from filmstrip.models.weightless import weightless
 from filmstrip.shapes import Tensor
 from filmstrip.testing.tiny import tiny_hf_config, write_tiny_checkpoint
 
@@ -126,7 +131,7 @@ def test_what_differs_is_not_taken_for_the_same(checkpoint: Path, tmp_path: Path
     assert other.ask(media, "what", system=system, max_new_tokens=2).prefix_reused == 0
 
 
-@pytest.mark.parametrize("change", ["weights in place", "new weights", "hook", "training"])
+@pytest.mark.parametrize("change", ["weights in place", "data in place", "new weights", "hook", "training"])
 def test_a_model_that_was_changed_remembers_nothing(assistant: Assistant, change: str) -> None:
     """Whoever changes a model sees the changed model's answers."""
     assistant.ask(clip(), "what", max_new_tokens=2)
@@ -134,6 +139,8 @@ def test_a_model_that_was_changed_remembers_nothing(assistant: Assistant, change
     if change == "weights in place":
         with torch.no_grad():
             block.mlp.up_proj.weight.mul_(2)
+    elif change == "data in place":
+        block.mlp.up_proj.weight.data *= 2  # not counted as writing
     elif change == "new weights":
         block.mlp.up_proj.weight = torch.nn.Parameter(block.mlp.up_proj.weight * 2, requires_grad=False)
     elif change == "hook":
@@ -146,6 +153,51 @@ def test_a_model_that_was_changed_remembers_nothing(assistant: Assistant, change
         assistant.ask(clip(), "what", max_new_tokens=2)
     assert answer.prefix_reused == 0
     assert torch.equal(*seen)
+
+
+def test_a_conversation_about_a_changed_model_is_read_anew(assistant: Assistant) -> None:
+    chat = assistant.chat(clip())
+    chat.say("what is this", max_new_tokens=2)
+    assert chat.say("how many", max_new_tokens=2).prefix_reused > 0
+    assistant.model.text_tower.blocks[0].mlp.up_proj.weight.data *= 2
+    assert chat.say("is it red", max_new_tokens=2).prefix_reused == 0
+
+
+@pytest.mark.parametrize("difference", ["file", "program", "threads"])
+def test_what_a_hash_of_samples_may_miss(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: str
+) -> None:
+    """Large weights are hashed in part: then another file of the same hash counts as another model."""
+    monkeypatch.setattr("filmstrip.checkpoint.digest.FULL_BYTES", 0)
+    directory, cache = tmp_path / "model", tmp_path / "cache"
+    shutil.copytree(checkpoint, directory)
+    for _ in range(2):
+        first = load(directory, device="cpu", quiet=True, cache=cache)
+        reused = first.ask(clip(), "what", max_new_tokens=2).prefix_reused
+    assert reused > 0 and first.origin.weights_hash.startswith("sha256-sampled:")
+    if difference == "file":
+        os.utime(directory / "model.safetensors", (1, 1))
+    elif difference == "program":
+        monkeypatch.setattr("filmstrip.api.reuse.program_hash", lambda: "another")
+    else:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    again = load(directory, device="cpu", quiet=True, cache=cache)
+    assert again.ask(clip(), "what", max_new_tokens=2).prefix_reused == 0
+
+
+def test_one_clip_always_finds_room_in_memory() -> None:
+    with weightless():
+        model = VideoLlavaForGeneration(ModelConfig())
+    kept = ModelConfig().clip_tokens(8) * 2 * 32 * 4096 * 4  # keys and values of the 7B, float32
+    assert MEMORY_BYTES < kept < memory_limit(model, 8) < 1.2 * kept
+    assert memory_limit(model.bfloat16(), 8) == MEMORY_BYTES
+
+
+def test_a_model_loaded_in_inference_mode_answers(checkpoint: Path) -> None:
+    with torch.inference_mode():
+        assistant = load(checkpoint, device="cpu", quiet=True)
+        assistant.ask(clip(), "what", max_new_tokens=2)
+        assert assistant.ask(clip(), "how many", max_new_tokens=2).prefix_reused > 0
 
 
 def test_a_batch_looks_at_each_medium_once(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:

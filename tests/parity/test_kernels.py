@@ -205,6 +205,19 @@ def test_a_changed_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.equal(tokens, before)
 
 
+def test_another_default_dtype_changes_nothing() -> None:
+    """The kernel writes float32, whatever new tensors are by default."""
+    model, ids = model_of(TEXT), torch.tensor([[5, 7, 11]])
+    expected = model.generate(ids, max_new_tokens=6)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(model.generate(ids, max_new_tokens=6), expected)
+        fused = fused_decoding(model, new_cache(model, 1, 4))
+        assert fused is not None and fused._step._logits.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_full_cache_is_an_error() -> None:
     model = model_of(TEXT)
     cache = read(model, None, 1, 4)

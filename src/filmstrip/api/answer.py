@@ -40,7 +40,7 @@ class Origin:
     `changed` names the fields of `preset` that the user set apart from it. `copied_towers`: the checkpoint records that
     its video tower began as a copy of its image tower, which saving hands on. `compute` is the precision of the
     arithmetic, where that is another than the weights', `kv` that of keys and values, where it is another than the
-    arithmetic's.
+    arithmetic's. `weights_files` tell files apart that `weights_hash`, where it is of samples, may not.
     """
 
     model: str
@@ -53,6 +53,7 @@ class Origin:
     device: str
     compute: str = ""
     kv: str = ""
+    weights_files: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     copied_towers: bool | None = None
 

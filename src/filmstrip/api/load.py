@@ -12,8 +12,9 @@ import torch
 from filmstrip.api.answer import Origin
 from filmstrip.api.assistant import Assistant
 from filmstrip.api.request import RequestBuilder
-from filmstrip.api.reuse import DISK_BYTES, MEMORY_BYTES
+from filmstrip.api.reuse import DISK_BYTES, MEMORY_BYTES, memory_limit
 from filmstrip.cache import ContentStore
+from filmstrip.checkpoint.digest import SAMPLED
 from filmstrip.checkpoint.load import load_weights
 from filmstrip.checkpoint.pku_towers import TowerSources
 from filmstrip.checkpoint.quantization import expect_quantised
@@ -72,7 +73,7 @@ class OpenedModel(RequestBuilder):
     ) -> Assistant:
         """Build the model and fill it. `on_progress` is called with tensors done and in all; the others as for `load`.
 
-        What is read is remembered in `store`; without one, in memory, up to `reuse.MEMORY_BYTES`.
+        What is read is remembered in `store`; without one, in memory, up to `reuse.memory_limit`.
         """
         with weightless():
             model = VideoLlavaForGeneration(self.config)
@@ -104,11 +105,12 @@ class OpenedModel(RequestBuilder):
             device=str(self.device),
             compute=_name(works_in),
             kv="" if kept_in is None else _name(kept_in),
+            weights_files=_identities(self.checkpoint, report.weights_hash),
             changed=self.program.changed,
             copied_towers=self.checkpoint.extras.copied_towers,
         )
         if store is None:
-            store = ContentStore(MEMORY_BYTES)
+            store = ContentStore(memory_limit(model, self.selection.num_frames))
         return Assistant(model, self.processor, origin, self.selection, self.sampling, warnings, store)
 
 
@@ -150,6 +152,8 @@ def load(
     opened = open_model(name, device=device, preset=preset, image_tower=image_tower, video_tower=video_tower, **choices)
     store = None if cache is None else ContentStore(MEMORY_BYTES, Path(cache), DISK_BYTES, warnings.warn)
     assistant = opened.load_weights(target, on_progress, store, compute, compiled, kv)
+    if store is not None:
+        store.max_bytes = memory_limit(assistant.model, assistant.selection.num_frames)
     if not quiet:
         sys.stderr.write(f"{assistant.summary}\n")
     return assistant
@@ -230,6 +234,14 @@ def _as_kept(kv: str, works_in: torch.dtype) -> torch.dtype | None:
     require_choice("kv", kv, KV)
     kept = None if kv == "auto" else DTYPES[kv]
     return None if kept == works_in else kept
+
+
+def _identities(checkpoint: Checkpoint, weights_hash: str) -> tuple[str, ...]:
+    """Path, size and time of the files of weights whose hash is of samples."""
+    if not weights_hash.startswith(SAMPLED):
+        return ()
+    paths = sorted({info.path.resolve() for files, _ in checkpoint.parts for info in files.tensors.values()})
+    return tuple(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,15 +1,17 @@
 """What has been read before is not read again: visual tokens of a medium, and keys and values of a prompt's beginning.
 
-Both are found by what they were made from: pixels, token ids, weights, configuration, dtype, versions. A prompt is
+Both are found by what they were made from: pixels, token ids, weights, configuration, dtype, program. A prompt is
 always read in two parts, up to the end of its last medium and the rest, so that a second question about the same media
-does exactly what it would have done from scratch, bit for bit, on the same machine. A model that somebody has changed
-since it was loaded (weights, hooks) remembers nothing.
+does exactly what it would have done from scratch, bit for bit, on the same machine and as many threads. A model that
+somebody has changed since it was loaded (weights, hooks) remembers nothing.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,8 +26,11 @@ from filmstrip.inputs.processor import Prompt
 from filmstrip.kernels import find_kernels
 from filmstrip.shapes import Float, Int, Tensor
 
-MEMORY_BYTES = 2 * 2**30
+MEMORY_BYTES = 2 * 2**30  # or one clip of the trained length, where that is more (`memory_limit`)
 DISK_BYTES = 20 * 10**9
+_WORDS = 256  # tokens in front of a clip that fit into the limit beside it
+_SAMPLES = 4  # values of each parameter that are compared
+_PROGRAM = ("models", "ops", "generation", "kernels", "cache")  # what decides what is remembered
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,9 @@ class PromptReader:
         paths = [model.compiled, self.device.type == "cpu" and find_kernels()[0] is not None]  # they round differently
         made_by = [
             origin.weights_hash,
+            origin.weights_files,
+            program_hash(),
+            torch.get_num_threads(),
             repr(model.config),
             origin.dtype,
             str(self.dtype),
@@ -152,6 +160,38 @@ class PromptReader:
         return self.model.image_tokens(pixels, torch.tensor([medium.size]))[0]
 
 
-def weights_state(model: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Where the weights are and how often each was written to: equal as long as nobody changes them."""
-    return tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
+def model_state(model: nn.Module) -> tuple[object, ...]:
+    """Equal as long as nobody changes a model: where its weights are, how often each was written to, a few values of
+    each (writing to `.data` does not count as writing), its hooks, and whether it trains.
+    """
+    places, samples = [], []
+    for parameter in model.parameters():
+        values = parameter.detach().reshape(-1)
+        step = max(1, len(values) // _SAMPLES)
+        samples.append(values[step // 2 :: step].float())
+        # Tensors made in inference mode do not count.
+        places.append((parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version))
+    looks = [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
+    hooks = [id(hook) for module in looks for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
+    hooks += map(id, looks)
+    return tuple(places), torch.cat(samples).cpu().numpy().tobytes(), tuple(hooks), model.training
+
+
+def memory_limit(model: VideoLlavaForGeneration, frames: int) -> int:
+    """Bytes of memory for what has been read: `MEMORY_BYTES`, and no less than a clip of `frames` frames takes."""
+    config, text = model.config, model.config.text
+    if config.video_token_id is None:
+        return MEMORY_BYTES
+    works_in = model.text_tower.compute_dtype
+    visual, kept = config.clip_tokens(frames), model.kv_dtype or works_in
+    per_token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * kept.itemsize
+    return max(MEMORY_BYTES, (visual + _WORDS) * per_token + visual * text.hidden_size * works_in.itemsize)
+
+
+@cache
+def program_hash() -> str:
+    """SHA-256 of the code that what is remembered depends on: who changes it reads anew."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for name in _PROGRAM for path in (package / name).iterdir() if path.is_file()):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -14,6 +14,7 @@ import torch
 from filmstrip.shapes import Tensor
 
 FULL_BYTES = 256 * 2**20
+SAMPLED = "sha256-sampled"
 BLOCK_BYTES = 4096
 SAMPLES = 2
 
@@ -41,4 +42,4 @@ class WeightsDigest:
 
     def value(self) -> str:
         """`sha256:` or `sha256-sampled:` and 64 hexadecimal digits."""
-        return f"{'sha256-sampled' if self._sampled else 'sha256'}:{self._sha.hexdigest()}"
+        return f"{SAMPLED if self._sampled else 'sha256'}:{self._sha.hexdigest()}"

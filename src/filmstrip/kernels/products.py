@@ -35,7 +35,7 @@ def product(x: Float[Tensor, "*rows inputs"], matrix: StoredMatrix) -> Float[Ten
         find_kernels()[0] if len(flat) <= MAX_ROWS and x.dtype == torch.float32 and x.device.type == "cpu" else None
     )
     if kernels is not None and matrix.is_readable and flat.shape[1] == matrix.cols:
-        out = torch.empty(len(flat), matrix.rows)
+        out = flat.new_empty(len(flat), matrix.rows)
         flat = flat.contiguous()
         described = matrix.describe()
         kernels.product(

@@ -85,7 +85,7 @@ class FusedStep:
         self._layers = (_Layer * len(blocks))(*map(_describe, blocks))
         num_layers, batch, kv_heads, _, head_dim = cache.keys.shape
         width, first = final_norm.shape[0], blocks[0]
-        self._logits = torch.empty(batch, head.rows)
+        self._logits = final_norm.new_empty(batch, head.rows)
         nbytes = sum(matrix.nbytes for block in blocks for matrix in block.matrices) + head.nbytes
         self._step = _Step(
             layers=self._layers,
@@ -103,7 +103,7 @@ class FusedStep:
             kv=FLOAT_KINDS[cache.keys.dtype],
             threads=1 if nbytes < _SMALL else torch.get_num_threads(),
         )
-        self._scratch = torch.empty(0)
+        self._scratch = self._logits.new_empty(0)
 
     def __call__(
         self,
@@ -130,7 +130,7 @@ class FusedStep:
         step.keep = None if keep is None else keep.data_ptr()
         if step.capacity != cache.capacity:
             step.capacity = cache.capacity
-            self._scratch = torch.empty(self._kernels.scratch(ctypes.byref(step)))
+            self._scratch = self._logits.new_empty(self._kernels.scratch(ctypes.byref(step)))
             step.scratch = self._scratch.data_ptr()
         step.length = cache.length
         self._kernels.step(ctypes.byref(step))
