@@ -43,6 +43,8 @@ CARD_KEYS = {
     "dtype",
     "compute",
     "kv",
+    "quantization",
+    "decoding",
     "device",
     "media",
     "prompt",

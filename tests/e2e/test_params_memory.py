@@ -110,6 +110,10 @@ def test_a_quantised_checkpoint_is_estimated_as_such(tmp_path: Path) -> None:
     succeed("quantize", "tiny", str(tmp_path / "small"), "--bits", "4")
     content = succeed("memory", str(tmp_path / "small"), "--device", "cpu", "--json").json
     assert (content["workload"]["quantize"], content["workload"]["compute"]) == ("int4", "float32")
+    assert content["workload"]["dtype"] == "float32", "what is not quantised"
+    header = 50_000
+    stored = (tmp_path / "small" / "model.safetensors").stat().st_size
+    assert stored - header < content["phases"][0]["resident"]["weights"] < stored
     chosen = succeed("memory", str(tmp_path / "small"), "--dtype", "bfloat16", "--json").json
     assert (chosen["workload"]["quantize"], chosen["workload"]["compute"]) == (None, "stored")
 

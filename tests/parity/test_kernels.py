@@ -199,10 +199,33 @@ def test_a_changed_decoder_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SwiGLU, "forward", lambda self, x: 1.5 * forward(self, x))
     changed = model_of(TEXT)
     tokens = changed.generate(ids, max_new_tokens=12)
-    assert vars(changed.text_tower)["_kernel_agrees"] is False
+    assert list(vars(changed.text_tower)["_kernel_agrees"].values()) == [False]
     monkeypatch.setattr("filmstrip.generation.loop.fused_decoding", lambda model, cache: None)
     assert torch.equal(tokens, model_of(TEXT).generate(ids, max_new_tokens=12))
     assert not torch.equal(tokens, before)
+
+
+def test_a_decoder_that_is_changed_between_answers_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = torch.randint(0, 190, (2, 12), generator=torch.Generator().manual_seed(2))
+    model, forward = model_of(TEXT), SwiGLU.forward
+    before = model.generate(ids, max_new_tokens=12)
+    monkeypatch.setattr(SwiGLU, "forward", lambda self, x: 1.5 * forward(self, x))
+    tokens = model.generate(ids, max_new_tokens=12)
+    assert list(vars(model.text_tower)["_kernel_agrees"].values()) == [True, False]
+    assert torch.equal(tokens, model_of(TEXT).generate(ids, max_new_tokens=12))
+    assert not torch.equal(tokens, before)
+
+
+@pytest.mark.parametrize("change", ["forward of one block", "another eps"])
+def test_a_changed_module_is_noticed(change: str) -> None:
+    model = model_of(TEXT)
+    assert fused_decoding(model, new_cache(model, 1, 8)) is not None
+    block = model.text_tower.blocks[1]
+    if change == "another eps":
+        block.mlp_norm.eps *= 2
+    else:
+        block.forward = lambda *arguments: type(block).forward(block, *arguments)
+    assert fused_decoding(model, new_cache(model, 1, 8)) is None
 
 
 def test_another_default_dtype_changes_nothing() -> None:

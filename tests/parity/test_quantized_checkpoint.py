@@ -19,6 +19,7 @@ from filmstrip.generation.fused import fused_decoding
 from filmstrip.generation.step import new_cache
 from filmstrip.kernels import SCALE_DTYPE, find_kernels
 from filmstrip.models.wide import StoredLinear, count_weights
+from filmstrip.testing.tiny import tiny_hf_config, write_tiny_checkpoint
 from filmstrip.testing.tolerances import TOLERANCES
 from tests.e2e.helpers import needs_bundled_model, refused, succeed
 
@@ -147,6 +148,17 @@ def test_manifests_that_do_not_fit(quantised: dict[int, Path], tmp_path: Path, c
     (place / MANIFEST_FILE).write_text(json.dumps(manifest))
     with pytest.raises(FilmstripError, match=message):
         load(place)
+
+
+@pytest.mark.parametrize("preset", ["original", "transformers"])
+def test_temporal_attention_is_quantised_and_may_be_left_out(tmp_path: Path, preset: str) -> None:
+    write_tiny_checkpoint(tmp_path / "whole", tiny_hf_config(), temporal_frames=4)
+    succeed("quantize", tmp_path / "whole", tmp_path / "small")
+    manifest = read_manifest(tmp_path / "small")
+    assert manifest is not None and any(".temporal." in name for name in manifest.layers)
+    assistant = load(tmp_path / "small", preset=preset)
+    assert assistant.origin.temporal_attention == (preset == "original")
+    assert torch.isfinite(assistant.model.encode_videos(torch.randn(1, 4, 3, 28, 28))).all()
 
 
 def test_what_is_refused(quantised: dict[int, Path], tmp_path: Path) -> None:

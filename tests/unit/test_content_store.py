@@ -77,7 +77,9 @@ def _put(directory: Path) -> None:
     ContentStore(0, directory, 10_000).put(KEYS[0], entry(7.0))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "other shapes", "other dtype", "other names"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "garbage", "zeroed", "empty", "other shapes", "other dtype", "other names"]
+)
 def test_damaged_and_foreign_entries_are_made_anew(tmp_path: Path, damage: str) -> None:
     heard: list[str] = []
     writer = ContentStore(0, tmp_path, 10_000)
@@ -90,6 +92,7 @@ def test_damaged_and_foreign_entries_are_made_anew(tmp_path: Path, damage: str) 
     path = tmp_path / f"{KEYS[0]}.safetensors"
     content = path.read_bytes()
     written = {"truncated": content[:-20], "garbage": b"\xff" * len(content), "empty": b""}
+    written["zeroed"] = content[:-20] + bytes(20)
     path.write_bytes(written.get(damage, content))
     store = ContentStore(10_000, tmp_path, 10_000, heard.append)
     assert store.get(KEYS[0], SHAPES) is None
@@ -128,6 +131,22 @@ def test_a_disk_that_cannot_be_written_is_left_alone(tmp_path: Path, monkeypatch
     assert len(heard) == 1 and "No space left" in heard[0]
     assert store.get(KEYS[1], SHAPES) is not None  # memory goes on
     assert [*tmp_path.iterdir()] == []
+
+
+def test_an_entry_of_somebody_else_is_used_and_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ContentStore(0, tmp_path, 10_000).put(KEYS[0], entry())
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(1, "not yours")
+
+    monkeypatch.setattr("filmstrip.cache.store.os.utime", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    heard: list[str] = []
+    assert ContentStore(0, tmp_path, 10_000, heard.append).get(KEYS[0], SHAPES) is not None
+    assert not heard
+    (tmp_path / f"{KEYS[0]}.safetensors").write_bytes(b"damaged")
+    assert ContentStore(0, tmp_path, 10_000, heard.append).get(KEYS[0], SHAPES) is None
+    assert "damaged" in heard[0]
 
 
 def test_bad_places_and_keys(tmp_path: Path) -> None:

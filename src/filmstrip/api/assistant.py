@@ -21,6 +21,7 @@ from filmstrip.generation import TokenLoop, VideoLlavaForGeneration
 from filmstrip.generation.step import new_cache
 from filmstrip.inputs.collate import Batch, collate
 from filmstrip.inputs.processor import Processor, Prompt
+from filmstrip.kernels import find_kernels
 from filmstrip.media.sample import FrameSelection
 from filmstrip.text.prompt import user_turn
 
@@ -74,6 +75,13 @@ class Assistant(RequestBuilder):
             f"{origin.model}: {origin.description}{converted}; preset {origin.preset_name(selection.sampler)} "
             f"(frames {selection.sampler}, pixels {preset.image_transform}, prompt {preset.prompt})"
         )
+
+    @property
+    def missing_kernels(self) -> str:
+        """Why decoding does without compiled kernels; empty where it has them, or has no use for them."""
+        on_cpu = self.model.text_tower.token_embedding.weight.device.type == "cpu"
+        used = on_cpu and self.model.text_tower.compute_dtype == torch.float32
+        return find_kernels()[1] if used else ""
 
     def __repr__(self) -> str:
         return f"<filmstrip.Assistant {self.summary}>"
@@ -166,7 +174,10 @@ class Assistant(RequestBuilder):
                     if texts[index].stopped:
                         loop.end(index)
         timings.decode = perf_counter() - started - timings.first_token
-        return [self.finish(text, replace(row, timings=timings)) for text, row in zip(texts, rows, strict=True)]
+        return [
+            self.finish(text, replace(row, timings=timings), loop.decoding)
+            for text, row in zip(texts, rows, strict=True)
+        ]
 
     def chat(self, media: Media = (), *, system: str | None = None, selection: FrameSelection | None = None) -> Chat:
         """Start a conversation about media; later turns reuse what the model has already read."""
@@ -202,8 +213,8 @@ class Assistant(RequestBuilder):
             decoder.token_embedding.weight.device, decoder.compute_dtype
         )
 
-    def finish(self, text: AnswerText, request: Request, prefix_reused: int = 0) -> Answer:
-        """Put an answer and its run card together."""
+    def finish(self, text: AnswerText, request: Request, decoding: str, prefix_reused: int = 0) -> Answer:
+        """Put an answer and its run card together; `decoding` is the loop's."""
         whole = text.finish()  # first of all: what was held back may hold a stop string
         stop_reason: StopReason = "length"
         if text.stopped:
@@ -211,6 +222,11 @@ class Assistant(RequestBuilder):
         elif text.token_ids and text.token_ids[-1] in self.model.eos_token_ids:
             stop_reason = "eos"
         card = make_run_card(self.origin, request.prompt, request.clips, request.sampling, request.selection.sampler)
+        card["decoding"] = {
+            "by": decoding,
+            "attention": self.model.text_tower.backend,
+            "threads": torch.get_num_threads(),
+        }
         return Answer(
             text=whole,
             token_ids=tuple(text.token_ids),

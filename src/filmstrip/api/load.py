@@ -77,8 +77,9 @@ class OpenedModel(RequestBuilder):
         """
         with weightless():
             model = VideoLlavaForGeneration(self.config)
-        if self.checkpoint.quantization is not None:
-            expect_quantised(model, self.checkpoint.quantization, str(self.checkpoint.directory))
+        manifest = self.checkpoint.quantization
+        if manifest is not None:
+            expect_quantised(model, manifest, str(self.checkpoint.directory))
         report = load_weights(model, self.checkpoint, dtype=dtype, device=self.device, on_progress=on_progress)
         model.eval().requires_grad_(False)
         if compiled:
@@ -105,6 +106,7 @@ class OpenedModel(RequestBuilder):
             device=str(self.device),
             compute=_name(works_in),
             kv="" if kept_in is None else _name(kept_in),
+            quantization=None if manifest is None else {"weights": manifest.title, "source_hash": manifest.source_hash},
             weights_files=_identities(self.checkpoint, report.weights_hash),
             changed=self.program.changed,
             copied_towers=self.checkpoint.extras.copied_towers,
@@ -143,8 +145,9 @@ def load(
     (`frame_sampler=`, `image_transform=`, `prompt=`, `temporal_attention=`). `image_tower` and `video_tower` are for
     checkpoints in the original release's layout whose vision towers are elsewhere: a LanguageBind (or CLIP) directory
     or hub id, for what the checkpoint itself does not hold. What was read of media is remembered in memory and, with
-    `cache`, in that directory too (`reuse.DISK_BYTES` at most). One line on standard error says what was built, unless
-    `quiet`. `on_progress` is called with tensors done and in all.
+    `cache`, in that directory too (`reuse.DISK_BYTES` at most). One line on standard error says what was built, and
+    another one why there are no compiled kernels if there are none, unless `quiet`. `on_progress` is called with
+    tensors done and in all.
 
     Raises `CheckpointError` or `ConfigError`, one line each.
     """
@@ -155,7 +158,8 @@ def load(
     if store is not None:
         store.max_bytes = memory_limit(assistant.model, assistant.selection.num_frames)
     if not quiet:
-        sys.stderr.write(f"{assistant.summary}\n")
+        for line in filter(None, (assistant.summary, assistant.missing_kernels)):
+            sys.stderr.write(f"{line}\n")
     return assistant
 
 

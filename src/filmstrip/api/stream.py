@@ -149,6 +149,6 @@ class AnswerStream:
                 away += perf_counter() - left
         timings.decode = perf_counter() - (first or started) - away
         rest = self.text.flush()
-        self._answer = self.assistant.finish(self.text, self.request, self.prefix_reused)
+        self._answer = self.assistant.finish(self.text, self.request, loop.decoding, self.prefix_reused)
         if rest:
             yield rest

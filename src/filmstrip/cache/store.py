@@ -7,8 +7,10 @@ import os
 import re
 import secrets
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ Tensors = dict[str, Tensor]
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SUFFIX, _PARTIAL = ".safetensors", ".partial"
+_CHECKSUM = "crc32"
 _ABANDONED = 3600.0  # seconds after which a half-written file belongs to nobody
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
@@ -107,11 +110,15 @@ class ContentStore:
                 if _shapes_in(file) != dict(shapes):
                     raise SafetensorError("not the tensors that were asked for")
                 found = {name: file.get_tensor(name) for name in shapes}
-            os.utime(path)  # it was used now
+                if (file.metadata() or {}).get(_CHECKSUM) != _checksum(found):
+                    raise SafetensorError("its content is not what was written")
         except (OSError, SafetensorError) as error:
             self.warn(f"{path} is damaged ({error}); it is made anew")
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
+        with suppress(OSError):  # a file of somebody else
+            os.utime(path)  # it was used now
         return found
 
     def _write(self, directory: Path, key: str, tensors: Tensors) -> None:
@@ -121,21 +128,23 @@ class ContentStore:
         self._make_room(directory, _nbytes(tensors))
         partial = directory / f"{key}.{os.getpid()}-{secrets.token_hex(4)}{_PARTIAL}"
         try:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, partial)
+            kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+            save_file(kept, partial, {_CHECKSUM: _checksum(kept)})
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
 
     def _make_room(self, directory: Path, size: int) -> None:
-        entries = []
-        for path in directory.glob(f"*{_SUFFIX}"):
-            if _KEY.fullmatch(path.stem):
+        entries, total = [], 0
+        for path in directory.iterdir():
+            if _KEY.fullmatch(path.name.partition(".")[0]) and path.suffix in (_SUFFIX, _PARTIAL):
                 try:
                     status = path.stat()
                 except OSError:  # another process removed it
                     continue
-                entries.append((status.st_mtime, status.st_size, path))
-        total = sum(entry[1] for entry in entries)
+                total += status.st_size  # what others are writing now counts, too
+                if path.suffix == _SUFFIX:
+                    entries.append((status.st_mtime, status.st_size, path))
         for _, nbytes, path in sorted(entries):
             if total + size <= self.max_disk_bytes:
                 return
@@ -155,6 +164,14 @@ class ContentStore:
 def _shapes_in(file: "safe_open") -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
     slices = {name: file.get_slice(name) for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
     return {name: (tuple(part.get_shape()), _DTYPES.get(part.get_dtype())) for name, part in slices.items()}
+
+
+def _checksum(tensors: Tensors) -> str:
+    """Of the bytes: a disk that lost power may keep a file's length and not its content."""
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
 
 
 def _nbytes(tensors: Tensors) -> int:

@@ -14,10 +14,9 @@ from filmstrip.checkpoint.convert_source import Source, in_layout, read_source
 from filmstrip.checkpoint.hf_config_write import require_plain
 from filmstrip.checkpoint.json_file import read_bounded
 from filmstrip.checkpoint.layouts import layouts_of
-from filmstrip.checkpoint.load import TEMPORAL
 from filmstrip.checkpoint.pku_towers import TowerSources
 from filmstrip.checkpoint.read import Checkpoint, read_any
-from filmstrip.checkpoint.rules import Layout
+from filmstrip.checkpoint.rules import TEMPORAL, Layout
 from filmstrip.checkpoint.towers import TowerCheckpoint
 from filmstrip.config.checks import require, require_choice
 from filmstrip.errors import CheckpointError, ConfigError

@@ -18,7 +18,7 @@ from filmstrip.checkpoint.digest import WeightsDigest
 from filmstrip.checkpoint.files import TensorReader, announce
 from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
 from filmstrip.checkpoint.parts import Ignored, Weights
-from filmstrip.checkpoint.rules import SCALES, Drop, Mapped
+from filmstrip.checkpoint.rules import SCALES, TEMPORAL, Drop, Mapped
 from filmstrip.checkpoint.write import convert
 from filmstrip.errors import CheckpointError
 from filmstrip.models import Decoder, VideoLlava
@@ -26,7 +26,6 @@ from filmstrip.models.vision import VisionTower
 from filmstrip.models.wide import count_weights
 from filmstrip.shapes import Tensor
 
-TEMPORAL = ".temporal."
 WITHOUT_TEMPORAL = "the model is built without temporal attention"
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from filmstrip.checkpoint.json_file import read_json
+from filmstrip.checkpoint.rules import TEMPORAL
 from filmstrip.checkpoint.write import json_bytes
 from filmstrip.errors import CheckpointError
 from filmstrip.kernels import BITS, MULTIPLES, SCALE_DTYPE
@@ -103,9 +104,13 @@ def _layer(entry: Any, where: str) -> LayerFormat:
 def expect_quantised(model: nn.Module, manifest: Manifest, where: str) -> None:
     """Give a model on the meta device the layers that a manifest lists, to be filled from its checkpoint.
 
-    Raises `CheckpointError` for a layer that the model does not have, or of another shape.
+    Those of temporal attention are left out where the model is built without it. Raises `CheckpointError` for a layer
+    that the model does not have, or of another shape.
     """
+    without = not any(TEMPORAL in name for name, _ in model.named_modules())
     for name, layer in manifest.layers.items():
+        if without and TEMPORAL in name:
+            continue
         owner, _, attribute = name.rpartition(".")
         try:
             parent = model.get_submodule(owner)

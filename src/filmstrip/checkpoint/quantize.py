@@ -56,7 +56,7 @@ def quantized_output(source: Path, options: QuantizeOptions) -> Output:
         raise CheckpointError(f"{source} is in the original release's layout; `filmstrip convert` it first")
     if checkpoint.quantization is not None:
         raise CheckpointError(f"{source} is quantised already ({checkpoint.quantization.title})")
-    config = checkpoint.config
+    config = checkpoint.model_config(temporal_attention=checkpoint.temporal_frames is not None)
     read, model = read_source(checkpoint.parts, checkpoint.unused), build_meta(config)
     require_complete(read.tensors, model, str(source))
     require_equal_copies(read.tensors, model, str(source))

@@ -15,6 +15,7 @@ import torch
 from filmstrip.errors import CheckpointError
 from filmstrip.shapes import Tensor
 
+TEMPORAL = ".temporal."  # in names of modules and tensors of temporal attention
 SCALES = "scales"  # the tensor that stands beside a quantised `weight` (`quantization`)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,3}")
 _WILDCARDS = ("{i}", "{p}")

@@ -135,7 +135,8 @@ def memory(
     place = _device(device, measure=measure)
     rows = 1 if "batch" in unknowns else _number("--batch", batch)
     several = rows > 1 or "batch" in unknowns or (fit is not None and not unknowns)
-    bits = source.quantize if dtype is None and quantize is None else quantize
+    as_stored = source.quantize is not None and dtype is None and quantize is None
+    bits = source.quantize if as_stored else quantize
     workload = Workload(
         batch=rows,
         videos=(0 if images else 1) if videos is None else videos,
@@ -146,7 +147,8 @@ def memory(
         new_tokens=new_tokens,
         context=None if context is None or "context" in unknowns else _number("--context", context),
         padded=several if padded is None else padded,
-        dtype=dtype or "bfloat16",
+        dtype=dtype or (as_stored and source.dtype) or "bfloat16",
+        stored_bytes=source.nbytes if as_stored else None,
         quantize=bits,
         compute=compute or ("float32" if bits and place == "cpu" and not training else "stored"),
         kv=kv,

@@ -101,7 +101,6 @@ def load_weights(
     `selection` is the choice of frames of the questions to come, when it is not the model's own.
     """
     from filmstrip.api.load import as_dtype
-    from filmstrip.kernels import find_kernels
 
     target = as_dtype(dtype)
     with Progress(
@@ -121,9 +120,8 @@ def load_weights(
             kv=kv,
         )
     note(assistant.summary_with(selection or assistant.selection))
-    _, missing = find_kernels() if opened.device.type == "cpu" and compute != "stored" else (None, "")
-    if missing:
-        note(missing)
+    if assistant.missing_kernels:
+        note(assistant.missing_kernels)
     for text in assistant.warnings:
         warn(text)
     return assistant

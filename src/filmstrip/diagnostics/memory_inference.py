@@ -27,7 +27,7 @@ INT64 = 8
 
 def inference_phases(config: AnyConfig, workload: Workload, extent: Extent) -> list[PhaseEstimate]:
     """Loading, media, prefill and decoding of a workload."""
-    stays = {"weights": inference_weights(config, workload.dtype, workload.quantize, workload.arithmetic)}
+    stays = {"weights": inference_weights(config, workload)}
     widening = widening_bytes(config, workload.dtype, workload.arithmetic)
     phases = [PhaseEstimate("load", dict(stays), widening)]
     stays["inputs"] = input_bytes(config, extent, workload.element, padded=workload.padded)
@@ -87,11 +87,12 @@ def _text_phases(text: TextConfig, workload: Workload, extent: Extent, stays: di
 
 
 @lru_cache(maxsize=64)
-def inference_weights(config: AnyConfig, dtype: str, quantize: str | None, arithmetic: str) -> int:
+def inference_weights(config: AnyConfig, workload: Workload) -> int:
     """Bytes of all parameters, shared ones once. What is small has the precision of the arithmetic (`widen`)."""
     model = build_meta(config)
-    wider = PRECISION_BYTES[arithmetic] - PRECISION_BYTES[dtype]
-    return weight_bytes(model, dtype, quantize) + wider * sum(widened_sizes(model))
+    stored = workload.stored_bytes or weight_bytes(model, workload.dtype, workload.quantize)
+    wider = workload.element - PRECISION_BYTES[workload.dtype]
+    return stored + wider * sum(widened_sizes(model))
 
 
 @lru_cache(maxsize=64)

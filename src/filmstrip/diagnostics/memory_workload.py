@@ -31,7 +31,8 @@ class Workload:
     `lora_rank` on the text tower's layers, and the projector), `full`; None is inference. In 16 bit what learns is kept
     in float32 and computed under autocast. `quantize` concerns weights that do not learn. `compute` is the precision of
     arithmetic: the weights' (`stored`), or `float32` with weights that stay as they are stored; `kv` that of keys and
-    values that are kept, `auto` for the arithmetic's (`filmstrip.load`).
+    values that are kept, `auto` for the arithmetic's (`filmstrip.load`). `stored_bytes` are those of quantised weights
+    in files.
     """
 
     batch: int = 1
@@ -45,6 +46,7 @@ class Workload:
     padded: bool = False
     dtype: str = "bfloat16"
     quantize: str | None = None
+    stored_bytes: int | None = None
     compute: str = "stored"
     kv: str = "auto"
     attention: str = "sdpa"

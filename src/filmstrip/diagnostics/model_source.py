@@ -7,12 +7,13 @@ from pathlib import Path
 from torch import nn
 
 from filmstrip.checkpoint.describe import AnyConfig
-from filmstrip.checkpoint.header import TensorInfo
+from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
 from filmstrip.checkpoint.hf_config import parse_config
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.pku_config import is_original
 from filmstrip.checkpoint.read import Checkpoint, read_any, read_config
 from filmstrip.checkpoint.resolve import resolve
+from filmstrip.checkpoint.rules import SCALES
 from filmstrip.checkpoint.tower_config import parse_text_tower, parse_vision_tower, tower_kind
 from filmstrip.checkpoint.towers import CONFIG_FILE
 from filmstrip.config import ModelConfig
@@ -29,7 +30,7 @@ WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 class ModelSource:
     """What is known of a model: always its configuration, and the headers of its weights where there are any.
 
-    `quantize` names what its weights are quantised to, `int8` or `int4`, if they are.
+    `quantize` names what its weights are quantised to, `int8` or `int4`, if they are (the fewest bits).
     """
 
     name: str
@@ -38,6 +39,17 @@ class ModelSource:
     trained_frames: int = TRAINED_FRAMES
     stored: tuple[TensorInfo, ...] = ()
     quantize: str | None = None
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of what is not quantised, None where there are no weights."""
+        names = {info.dtype for info in self.stored if info.dtype in WEIGHT_DTYPES and not info.name.endswith(SCALES)}
+        return str(DTYPES[names.pop()]).removeprefix("torch.") if len(names) == 1 else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors of its files."""
+        return sum(info.end - info.begin for info in self.stored)
 
     def build(self) -> nn.Module:
         """The modules on the meta device: shapes and names, no values."""

@@ -5,6 +5,8 @@ The twin is `step.decode_step`, which anything unusual goes through: a GPU, hook
 (`tests/parity/test_kernels.py`).
 """
 
+from types import FunctionType
+
 import torch
 from torch import nn
 
@@ -13,6 +15,7 @@ from filmstrip.config import TextConfig
 from filmstrip.generation.step import decode_step
 from filmstrip.kernels import FLOAT_KINDS, MAX_ROWS, FusedStep, Kernels, Projections, StoredMatrix, find_kernels
 from filmstrip.models import VideoLlava
+from filmstrip.models import decoder as twin
 from filmstrip.models.decoder import Decoder, DecoderAttention, DecoderBlock, RMSNorm, SwiGLU
 from filmstrip.models.record import has_hooks
 from filmstrip.models.wide import StoredLinear, WideEmbedding
@@ -20,7 +23,7 @@ from filmstrip.ops.masks import token_positions
 from filmstrip.ops.rope import inverse_frequencies, rotary_tables
 from filmstrip.shapes import Float, Int, Tensor
 
-_AGREES = "_kernel_agrees"  # of a decoder: whether the kernel computes what it does, once that was looked at
+_AGREES = "_kernel_agrees"  # of a decoder: by the code that ran, whether the kernel computes what that does
 _APART = 1e-3  # of the largest logit: far above rounding, far below any other equation
 
 
@@ -28,13 +31,14 @@ class FusedDecoding:
     """The text tower's step for one cache.
 
     The first step of a decoder is done both ways. Who changes `models.decoder`, the cache or a function of `ops`
-    changes what the twin computes and not the kernel; then the twin is right, and the kernel is left alone.
+    changes what the twin computes and not the kernel; then the twin is right, and the kernel is left alone. Code that
+    was changed since is looked at anew.
     """
 
     def __init__(self, kernels: Kernels, model: VideoLlava, cache: KVCache) -> None:
         decoder = model.text_tower
         self.model, self.embedding, self.cache = model, decoder.token_embedding.weight, cache
-        config = decoder.config
+        config, self._code = decoder.config, _code()
         self._inv_freq = inverse_frequencies(config.rope, config.head_dim, config.max_positions)
         self._step = FusedStep(
             kernels,
@@ -49,17 +53,22 @@ class FusedDecoding:
         self, ids_B: Int[Tensor, "B"], attention_mask: Int[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B W"]:
         """As `step.decode_step`: one new token per row; logits of the token after it."""
-        known = vars(self.model.text_tower)
-        if _AGREES not in known:
+        known = vars(self.model.text_tower).setdefault(_AGREES, {})
+        if self._code not in known:
             length = self.cache.length
             twin_BW = decode_step(self.model, self.cache, ids_B, attention_mask)
             self.cache.truncate(length)
             ours_BW = self._run(ids_B, attention_mask)
-            known[_AGREES] = bool((ours_BW - twin_BW).abs().max() <= _APART * twin_BW.abs().max())
-            if known[_AGREES]:
+            known[self._code] = bool((ours_BW - twin_BW).abs().max() <= _APART * twin_BW.abs().max())
+            if known[self._code]:
                 return ours_BW
             self.cache.truncate(length)
-        return (self._run if known[_AGREES] else self._run_twin)(ids_B, attention_mask)
+        return (self._run if known[self._code] else self._run_twin)(ids_B, attention_mask)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the kernel is what runs: False before the first step, and where it differs from the twin."""
+        return vars(self.model.text_tower).get(_AGREES, {}).get(self._code, False)
 
     def _run_twin(self, ids_B: Tensor, attention_mask: Tensor | None) -> Float[Tensor, "B W"]:
         return decode_step(self.model, self.cache, ids_B, attention_mask)
@@ -75,6 +84,14 @@ class FusedDecoding:
         logits_BW = self._step(self.embedding[ids_B].float(), rotary_B1H, keep_BS)
         self.cache.advance(1)
         return logits_BW
+
+
+def _code() -> tuple[object, ...]:
+    """The functions that a step of the twin runs."""
+    classes = (Decoder, DecoderBlock, DecoderAttention, SwiGLU, RMSNorm)
+    methods = (*(kind.forward for kind in classes), Decoder.logits, KVCache.write)
+    imported = (value for value in vars(twin).values() if isinstance(value, FunctionType))
+    return (*methods, *imported, token_positions)
 
 
 def fused_decoding(model: VideoLlava, cache: KVCache) -> FusedDecoding | None:
@@ -99,6 +116,7 @@ def _fits(decoder: Decoder, cache: KVCache) -> bool:
         and decoder.backend == "sdpa"
         and not torch.is_autocast_enabled("cpu")
         and not has_hooks(decoder)
+        and not any("forward" in vars(module) for module in decoder.modules())  # of one module alone
     )
     return usual and all(_is_plain(block, config) for block in decoder.blocks) and _is_plain_end(decoder)
 
@@ -122,14 +140,14 @@ def _is_plain(block: nn.Module, config: TextConfig) -> bool:
         (mlp.down_proj, width, inner),
     ]
     norms = (block.attention_norm, block.mlp_norm)
-    return all(_is_matrix(*shape) for shape in shapes) and all(_is_norm(norm, width) for norm in norms)
+    return all(_is_matrix(*shape) for shape in shapes) and all(_is_norm(norm, config) for norm in norms)
 
 
 def _is_plain_end(decoder: Decoder) -> bool:
     config = decoder.config
     table = type(decoder.token_embedding) in (nn.Embedding, WideEmbedding)
     head = _is_matrix(decoder.lm_head, config.vocab_size, config.hidden_size)
-    return table and head and _is_norm(decoder.final_norm, config.hidden_size)
+    return table and head and _is_norm(decoder.final_norm, config)
 
 
 def _is_matrix(linear: nn.Module, rows: int, cols: int) -> bool:
@@ -139,12 +157,12 @@ def _is_matrix(linear: nn.Module, rows: int, cols: int) -> bool:
     return stored.is_readable and (stored.rows, stored.cols) == (rows, cols)
 
 
-def _is_norm(norm: nn.Module, width: int) -> bool:
-    if type(norm) is not RMSNorm:
+def _is_norm(norm: nn.Module, config: TextConfig) -> bool:
+    if type(norm) is not RMSNorm or norm.eps != config.rms_norm_eps:
         return False
     weight = norm.weight
     plain = weight.dtype == torch.float32 and weight.is_contiguous() and weight.device.type == "cpu"
-    return plain and weight.shape == (width,)
+    return plain and weight.shape == (config.hidden_size,)
 
 
 def _projections(block: nn.Module) -> Projections:

@@ -80,6 +80,13 @@ class TokenLoop:
             with torch.inference_mode():
                 logits_BW = self._advance(ids_B)
 
+    @property
+    def decoding(self) -> str:
+        """What makes the tokens after the first: `torch.compile`, `kernel`, or `modules`, the twin of both."""
+        if isinstance(self._fast, CompiledDecoding):
+            return "torch.compile"
+        return "kernel" if isinstance(self._fast, FusedDecoding) and self._fast.agrees else "modules"
+
     def _choose(self, logits_BW: Tensor) -> Int[Tensor, "B"]:
         ids_B = sample_tokens(logits_BW, self.sampling, self._seen_BW, self._generators)
         self._seen_BW.scatter_(1, ids_B[:, None], True)

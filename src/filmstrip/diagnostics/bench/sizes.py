@@ -20,7 +20,7 @@ from filmstrip.checkpoint.resolve import resolve
 from filmstrip.checkpoint.write import LazyTensor, write_files, write_weights
 from filmstrip.config import ModelConfig, TextConfig, VisionConfig
 from filmstrip.config.checks import require_choice
-from filmstrip.diagnostics.memory_inference import inference_weights
+from filmstrip.diagnostics.params import weight_bytes
 from filmstrip.errors import CheckpointError
 from filmstrip.models.weightless import build_meta
 from filmstrip.shapes import Tensor
@@ -103,4 +103,4 @@ def text_bytes(config: ModelConfig, dtype: str) -> int:
     """What one decoding step reads of the weights: every block, the last norm and the head, not the embedding table."""
     text = replace(config.text, tie_embeddings=False)
     table = text.vocab_size * text.hidden_size * DTYPES[dtype].itemsize
-    return inference_weights(text, dtype, None) - table
+    return weight_bytes(build_meta(text), dtype) - table

@@ -9,13 +9,12 @@ from torch import nn
 
 from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
 from filmstrip.checkpoint.layouts import layouts_of
-from filmstrip.checkpoint.rules import SCALES, Mapped
+from filmstrip.checkpoint.rules import SCALES, TEMPORAL, Mapped
 from filmstrip.diagnostics.doctor.findings import Findings, counted, some
 from filmstrip.diagnostics.doctor.recognise import Matched
 from filmstrip.diagnostics.doctor.weights import Stored
 from filmstrip.models.wide import count_weights
 
-TEMPORAL = ".temporal."
 POSITION_TABLE = "position_embedding.weight"
 HEAD = "lm_head.weight"
 HEADLESS = layouts_of("llama")["bare"]  # transformers' `LlamaModel`, the decoder without its head
