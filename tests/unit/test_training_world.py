@@ -30,7 +30,7 @@ from filmstrip.training.stages import open_stage
 from filmstrip.training.tiny import STATE_LAYER, TINY, initialise, make_tokenizer, new_tiny
 from filmstrip.training.tokenizer import CHAT_TEMPLATE
 from filmstrip.training.tower import StillBatches
-from filmstrip.world import CLIPS, GROUPS, ask_about, sample_clip
+from filmstrip.world import CLIPS, GROUPS, ask_about, sample_clip, split_rng, training_rng
 
 
 @pytest.fixture(scope="module")
@@ -49,35 +49,69 @@ def test_labels_are_the_assistants_words(tokenizer: Tokenizer) -> None:
         assert all(label in (IGNORE, token) for label, token in zip(labels, ids, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["video", "image"])
-def test_questions_that_share_a_clip_read_as_if_each_stood_alone(tokenizer: Tokenizer, kind: MediaKind) -> None:
+@pytest.mark.parametrize("media", [("video",), ("image",), ("image", "video")])
+def test_questions_that_share_a_clip_read_as_if_each_stood_alone(
+    tokenizer: Tokenizer, media: tuple[MediaKind, ...]
+) -> None:
     """Logits of every token of every question, in one row and in a row of its own; not so in a dialogue."""
     model = VideoLlavaForGeneration(TINY).eval()
     initialise(model)
     rng = np.random.default_rng(0)
     scene = sample_clip(rng, "train", CLIPS)
     questions = ask_about(scene, rng, 5, GROUPS["still"])
-    frames = 8 if kind == "video" else 1
-    pixels = torch.randn(1, frames, 3, 64, 64)
-    media = {"videos": pixels} if kind == "video" else {"images": pixels[:, 0]}
+    frames = 8
+    pixels = {"videos": torch.randn(1, frames, 3, 64, 64), "images": torch.randn(1, 3, 64, 64)}
+    shown = {name: value for name, value in pixels.items() if name[:-1] in media}
 
     def hidden(ids: np.ndarray, labels: np.ndarray, branches: np.ndarray | None) -> torch.Tensor:
         ids, labels = (torch.from_numpy(np.append(part, fill))[None] for part, fill in ((ids, 0), (labels, IGNORE)))
         rows = None if branches is None else torch.from_numpy(np.append(branches, -1))[None]  # one token of padding
-        batch = ConversationBatch(ids, labels, branches=rows, **media, num_samples=1)
+        batch = ConversationBatch(ids, labels, branches=rows, **shown, num_samples=1)
         with torch.inference_mode():
             return LanguageTraining(model).hidden(batch)[0, :-1]
 
-    row = branched_tokens(questions, kind, frames, TINY, tokenizer)
+    row = branched_tokens(questions, media, frames, TINY, tokenizer)
     together, branches = hidden(*row), torch.from_numpy(row[2])
     assert branches.max() == len(questions)
     for number, question in enumerate(questions, start=1):
-        alone = hidden(*conversation_tokens([question], kind, frames, TINY, tokenizer), None)
+        alone = hidden(*conversation_tokens([question], media, frames, TINY, tokenizer), None)
         whole = torch.cat([together[branches == 0], together[branches == number]])
         torch.testing.assert_close(whole, alone, atol=1e-4, rtol=0)
-    ids, labels, branches_of_dialogue = dialogue_tokens(questions, kind, frames, TINY, tokenizer)
+    ids, labels, branches_of_dialogue = dialogue_tokens(questions, media, frames, TINY, tokenizer)
     talk = hidden(ids, labels, branches_of_dialogue)
     torch.testing.assert_close(talk, hidden(ids, labels, None), atol=1e-4, rtol=0)
+
+
+def test_some_batches_have_a_picture_and_a_clip_in_each_prompt(tokenizer: Tokenizer) -> None:
+    make = ConversationBatches(0, TINY, tokenizer, 3, image_every=4, mixed_every=3)
+    kinds = []
+    for number in range(8):
+        batch = make(number)
+        kinds.append(("i" if batch.images is not None else "") + ("v" if batch.videos is not None else ""))
+        for row in batch.input_ids:
+            words = tokenizer.decode([int(i) for i in row if i not in TINY.placeholder_ids.values()])
+            assert (int((row == TINY.image_token_id).sum()), int((row == TINY.video_token_id).sum())) == (
+                TINY.tokens_per_frame("image") * (batch.images is not None),
+                TINY.clip_tokens(8) * (batch.videos is not None),
+            )
+            assert ("In the picture:" in words or "In the video:" in words) == (kinds[-1] == "iv")
+    assert kinds == ["i", "iv", "v", "v", "iv", "v", "v", "iv"]
+    loss, _ = WorldTraining(VideoLlavaForGeneration(TINY), layer=2)(make(1), 0.0)
+    loss.backward()
+
+
+def test_training_never_draws_from_the_streams_of_the_other_splits() -> None:
+    """Whatever the seed of a recipe is."""
+    others = {
+        split_rng(split, seed, number).random()
+        for split in ("val", "test")
+        for seed in range(6)
+        for number in range(40)
+    }
+    drawn = {
+        training_rng(task, number, seed).random() for task in (1, 2, 3) for number in range(40) for seed in range(6)
+    }
+    assert not others & drawn and len(drawn) == 3 * 40 * 6
 
 
 def test_some_rows_are_dialogues(tokenizer: Tokenizer) -> None:

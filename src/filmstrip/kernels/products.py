@@ -29,7 +29,8 @@ _local = threading.local()
 def product(x: Float[Tensor, "*rows inputs"], matrix: StoredMatrix) -> Float[Tensor, "*rows outputs"]:
     """`x W^T + bias` in the precision of `x`; W is (outputs, inputs) in any."""
     flat = x.reshape(-1, x.shape[-1])
-    if torch.is_grad_enabled() and (x.requires_grad or matrix.data.requires_grad):
+    learning = (x, matrix.data, matrix.bias)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in learning):
         return functional.linear(x, matrix.widened(x.dtype), matrix.bias)
     kernels = (
         find_kernels()[0] if len(flat) <= MAX_ROWS and x.dtype == torch.float32 and x.device.type == "cpu" else None

@@ -47,6 +47,7 @@ class WorldRecipe:
 
     photos: bool = setting(True, "photographs of scikit-image among the backgrounds")
     image_every: int = setting(6, "every so-many-th batch is of pictures, the others are of clips")
+    mixed_every: int = setting(12, "every so-many-th batch has a picture and a clip in each prompt; 0: none")
     questions: int = setting(8, "questions about each clip or picture")
     dialogues: float = setting(0.25, "share of clips whose questions see those before them; others see the clip alone")
     motion_weight: float = setting(0.5, "weight at the start of the auxiliary losses on what moves (task world)")
@@ -54,6 +55,7 @@ class WorldRecipe:
     def __post_init__(self) -> None:
         for name in ("image_every", "questions"):
             require_positive(name, getattr(self, name))
+        require(self.mixed_every == 0 or self.mixed_every > 1, "mixed_every is 0 or more than 1")
         require(0 <= self.dialogues <= 1, f"dialogues is a share, 0 to 1, not {self.dialogues}")
 
 

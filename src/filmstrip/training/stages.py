@@ -140,6 +140,7 @@ def _open_world(assistant: Assistant, recipe: Recipe, stage: StageRecipe, parall
         image_every=world.image_every,
         questions=world.questions,
         dialogues=world.dialogues,
+        mixed_every=world.mixed_every,
     )
     answer = partial(world_probe, assistant, _photos(stage, TEST_PHOTOS), recipe.samples, recipe.precision)
     return Stage(task, _settings(stage), _numbered(make, stage, parallel), answer=answer)

@@ -34,6 +34,7 @@ from filmstrip.world import (
     draw_stills,
     sample_clip,
     sample_still,
+    training_rng,
 )
 
 NUM_SHAPES = len(SHAPES)
@@ -84,7 +85,7 @@ class StillBatches:
 
     def __call__(self, number: int) -> StillBatch:
         """Draw batch `number`."""
-        rng = np.random.default_rng([self.seed, 1, number])
+        rng = training_rng(1, number, self.seed)
         scenes = [sample_still(rng, self.options) for _ in range(self.batch_size)]
         frames = augment_stills(draw_stills(scenes, self.size, self.photos), rng)
         patches = dense_labels([(scene, 0) for scene in scenes], self.patch_size, self.size)

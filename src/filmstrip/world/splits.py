@@ -83,3 +83,8 @@ def split_rng(split: str, seed: int, number: int | None = None) -> np.random.Gen
     """
     require_choice("split", split, SPLITS)
     return np.random.default_rng([SPLITS.index(split), seed, *([] if number is None else [number])])
+
+
+def training_rng(task: int, number: int, seed: int) -> np.random.Generator:
+    """The random stream of batch `number` of a training task, of the split `train` whatever the seed is."""
+    return np.random.default_rng([SPLITS.index("train"), task, number, seed])
