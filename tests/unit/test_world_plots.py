@@ -24,7 +24,7 @@ from filmstrip.world import (
     split_rng,
 )
 from filmstrip.world.camera import PAN_STEP, SHORT_STEP, ZOOM_STEP
-from filmstrip.world.splits import is_held_out, is_held_out_view
+from filmstrip.world.splits import is_held_out, is_held_out_view, split_of
 from filmstrip.world.tracks import scene_tracks
 
 PLOTS = ("plain", "arrivals", "speed", "recolour", "events", "bounces", "camera")
@@ -108,7 +108,7 @@ def test_training_never_shows_what_is_held_out(split):
     for plot in PLOTS:
         for scene in clips(plot, 120, split):
             assert not any(
-                is_held_out(name.split()[0], shape.shape, shape.motion)
+                is_held_out(name.split()[0], shape.shape, shape.motion, split)
                 for shape in scene.shapes
                 for name in shape.names
                 if shape.motion != "turn"
@@ -124,7 +124,7 @@ def test_training_never_shows_what_is_held_out(split):
 def test_test_clips_show_what_is_held_out():
     for plot in ("plain", "arrivals", "speed", "bounces"):
         for scene in clips(plot, 150, "test"):
-            assert any(is_held_out(shape.colour, shape.shape, shape.motion) for shape in scene.shapes)
+            assert any(split_of(shape.colour, shape.shape, shape.motion) == "test" for shape in scene.shapes)
     for scene in clips("recolour", 150, "test"):
         assert any(frozenset(n.split()[0] for n in shape.names) in HELD_OUT_CHANGES for shape in scene.shapes)
     for scene in clips("events", 150, "test"):

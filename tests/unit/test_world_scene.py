@@ -9,6 +9,7 @@ import pytest
 from filmstrip.errors import ConfigError
 from filmstrip.world import (
     HELD_OUT,
+    HELD_OUT_VAL,
     MOTIONS,
     PLAIN_CLIPS,
     SHAPES,
@@ -41,26 +42,29 @@ def test_equal_seeds_give_equal_scenes_and_splits_differ():
     assert len(set(first)) == len(SPLITS)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_training_never_shows_a_held_out_combination(split):
-    seen = set().union(*(kinds(scene) for scene in clips(1500, split)))
-    assert not seen & set(HELD_OUT)
+def test_training_never_shows_a_held_out_combination():
+    seen = set().union(*(kinds(scene) for scene in clips(1500, "train")))
     everything = {(colour, shape, motion) for colour in COLOUR_NAMES for shape in SHAPES for motion in MOTIONS}
-    assert seen == everything - set(HELD_OUT)
+    assert seen == everything - set(HELD_OUT) - set(HELD_OUT_VAL)
 
 
-def test_every_test_clip_shows_a_held_out_combination():
-    assert all(kinds(scene) & set(HELD_OUT) for scene in clips(500, "test"))
+@pytest.mark.parametrize(("split", "own", "others"), [("test", HELD_OUT, ()), ("val", HELD_OUT_VAL, HELD_OUT)])
+def test_every_clip_of_the_other_splits_shows_what_is_held_out_for_it(split, own, others):
+    for scene in clips(500, split):
+        assert kinds(scene) & set(own) and not kinds(scene) & set(others)
 
 
-def test_held_out_combinations_are_a_tenth_closed_under_reversal_and_leave_every_name_in_training():
-    share = len(HELD_OUT) / (len(COLOUR_NAMES) * len(SHAPES) * len(MOTIONS))
-    assert 0.08 <= share <= 0.13
-    assert {(colour, shape, OPPOSITE[motion]) for colour, shape, motion in HELD_OUT} == set(HELD_OUT)
-    groups = Counter((colour, shape) for colour, shape, _ in {(c, s, AXIS[m]) for c, s, m in HELD_OUT})
-    assert max(groups.values()) == 1  # every colour-shape pair keeps two of its three axes
+@pytest.mark.parametrize(("held_out", "low", "high"), [(HELD_OUT, 0.08, 0.13), (HELD_OUT_VAL, 0.05, 0.08)])
+def test_held_out_combinations_are_closed_under_reversal_and_leave_every_name_in_training(held_out, low, high):
+    assert low <= len(held_out) / (len(COLOUR_NAMES) * len(SHAPES) * len(MOTIONS)) <= high
+    assert {(colour, shape, OPPOSITE[motion]) for colour, shape, motion in held_out} == set(held_out)
     for position, known in enumerate((COLOUR_NAMES, SHAPES, MOTIONS)):
-        assert {combination[position] for combination in HELD_OUT} == set(known)
+        assert {combination[position] for combination in held_out} == set(known)
+
+
+def test_every_colour_shape_pair_keeps_two_of_its_three_axes_in_training():
+    groups = Counter((c, s) for c, s, _ in {(c, s, AXIS[m]) for c, s, m in HELD_OUT + HELD_OUT_VAL})
+    assert max(groups.values()) == 1
 
 
 def test_unknown_split_and_impossible_options_are_one_line_errors():

@@ -15,7 +15,15 @@ from filmstrip.world.questions import FAMILIES, GROUPS, ask_about, corpus
 from filmstrip.world.sample import sample_clip, sample_still
 from filmstrip.world.scene import Background, Scene, Shape, reverse
 from filmstrip.world.scoring import Agreement, agreement, reversed_question, score, stated_facts
-from filmstrip.world.splits import HELD_OUT, HELD_OUT_CHANGES, HELD_OUT_EVENTS, SPLITS, split_rng, training_rng
+from filmstrip.world.splits import (
+    HELD_OUT,
+    HELD_OUT_CHANGES,
+    HELD_OUT_EVENTS,
+    HELD_OUT_VAL,
+    SPLITS,
+    split_rng,
+    training_rng,
+)
 from filmstrip.world.tracks import SceneTracks, scene_tracks
 
 __all__ = [
@@ -30,6 +38,7 @@ __all__ = [
     "HELD_OUT",
     "HELD_OUT_CHANGES",
     "HELD_OUT_EVENTS",
+    "HELD_OUT_VAL",
     "MOTIONS",
     "PLAIN_CLIPS",
     "PLAIN_FAMILIES",

@@ -89,7 +89,7 @@ def _names_for(rng: np.random.Generator, motions: Sequence[Motion], split: str, 
             names[chosen] = held_out[int(rng.random() * len(held_out))]
             if len(set(names)) == len(names):
                 return names
-        elif not any(is_held_out(*name, motion) for name, motion in zip(names, motions, strict=True)):
+        elif not any(is_held_out(*name, motion, split) for name, motion in zip(names, motions, strict=True)):
             return names
 
 
@@ -167,7 +167,7 @@ def _recolour(rng: np.random.Generator, split: str, options: SceneOptions) -> Sc
         kinds = [(*name, motion) for name, motion in zip(names, motions, strict=True)]
         kinds += [(target, kind[1], kind[2]) for target, kind in zip(targets, kinds, strict=False)]
         held_out = any(frozenset(pair) in HELD_OUT_CHANGES for pair in pairs)
-        if held_out != (split == "test") or (split != "test" and any(is_held_out(*kind) for kind in kinds)):
+        if held_out != (split == "test") or any(is_held_out(*kind, split) for kind in kinds):
             continue
         sizes = [_between(rng, options.size) for _ in names]
         proposals = [straight(size, motion, options) for size, motion in zip(sizes, motions, strict=True)]
@@ -218,8 +218,8 @@ def _events(rng: np.random.Generator, split: str, options: SceneOptions) -> Scen
             for (_, shape), target, kind in zip(names, targets, kinds, strict=False)
             if kind == "changes colour"
         ]
-        seen = any(is_held_out(*name, "still") for name in resting)
-        if held_out != (split == "test") or (split != "test" and seen) or len(moving) > _MOST_TURNS:
+        seen = any(is_held_out(*name, "still", split) for name in resting)
+        if held_out != (split == "test") or seen or len(moving) > _MOST_TURNS:
             continue
         sizes = [_between(rng, (0.20, 0.26)) for _ in names]
         starts = _event_ticks(rng, kinds)

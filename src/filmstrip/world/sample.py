@@ -17,7 +17,7 @@ from filmstrip.world.options import CLIPS, STILLS, SceneOptions
 from filmstrip.world.placing import place
 from filmstrip.world.plots import PLOTS, sample_names, sample_plot
 from filmstrip.world.scene import Scene
-from filmstrip.world.splits import HELD_OUT, SPLITS, is_held_out
+from filmstrip.world.splits import HELD_OUT, HELD_OUT_VAL, SPLITS, is_held_out
 
 # Edges of shapes that are clearly larger and smaller than each other: a third at the least.
 _LARGE, _SMALL = (0.34, 0.38), (0.20, 0.24)
@@ -73,11 +73,10 @@ def _sample_kinds(
         names = sample_names(rng, count, options.same_colour_share)
         motions = [MOTIONS[int(draw * len(MOTIONS))] for draw in rng.random(count)]
         kinds = [(*name, motion) for name, motion in zip(names, motions, strict=True)]
-        if split == "test":
-            kinds[int(rng.random() * count)] = HELD_OUT[int(rng.random() * len(HELD_OUT))]
-            if len({kind[:2] for kind in kinds}) == count:
-                return kinds
-        elif not any(is_held_out(*kind) for kind in kinds):
+        if split != "train":
+            held_out = HELD_OUT if split == "test" else HELD_OUT_VAL
+            kinds[int(rng.random() * count)] = held_out[int(rng.random() * len(held_out))]
+        if len({kind[:2] for kind in kinds}) == count and not any(is_held_out(*kind, split) for kind in kinds):
             return kinds
 
 

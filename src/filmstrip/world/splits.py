@@ -1,4 +1,4 @@
-"""Which combinations of colour, shape and motion only the test clips show, and the seeds of each split.
+"""Which combinations of colour, shape and motion only test or validation clips show, and the seeds of each split.
 
 Held out are whole (colour, shape, axis) groups, axis being horizontal, vertical or none: a red star that moves left is
 never held out without the one that moves right. So every split is closed under reversal of time, and neither the
@@ -7,9 +7,10 @@ missing combinations nor the set of frames without their order says which way ti
 The other plots hold out likewise: shapes that go around or bounce by colour and shape, changes of colour by the pair of
 colours whichever comes first, events by event and shape, and each photograph lacks one axis of the camera's movements.
 
-- train, val: no shape of a held-out group. test: at least one shape of a held-out group in every clip; in the
-  plots about changes of colour and about events at least one such pair. Camera clips of the test split are free: their
-  photographs are others.
+- train: no shape of a held-out group. test: at least one shape of a group that is held out for it in every clip; in
+  the plots about changes of colour and about events at least one such pair. Camera clips of the test split are free:
+  their photographs are others. val: at least one shape of a group that is held out for it in every clip of the plots
+  without a story (`plain`, `arrivals`), and none of what is held out for the test.
 - The three splits draw from different random streams even for equal seeds. Images have no motion: they differ by
   stream only.
 """
@@ -32,22 +33,34 @@ from filmstrip.world.facts import (
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
-_HELD_OUT_PERCENT = 10
-_SALT = 1291  # chosen so that every colour, shape and axis loses some combination, and no colour-shape pair two
+# Chosen so that, of each, every colour, shape and axis loses some combination, and no colour-shape pair loses two.
+_TEST_SALT, _TEST_PERCENT = 1291, 10
+_VAL_SALT, _VAL_PERCENT = 2780, 6
 
 
-def is_held_out(colour: str, shape: str, motion: Motion) -> bool:
-    """Whether only test clips may show this combination; decided by a CRC-32 that no seed changes."""
-    return zlib.crc32(f"{_SALT} {colour} {shape} {AXIS[motion]}".encode()) % 100 < _HELD_OUT_PERCENT
+def split_of(colour: str, shape: str, motion: Motion) -> str:
+    """The split that alone shows this combination, or `train`: all do. Decided by a CRC-32 that no seed changes."""
+    for split, salt, percent in (("test", _TEST_SALT, _TEST_PERCENT), ("val", _VAL_SALT, _VAL_PERCENT)):
+        if zlib.crc32(f"{salt} {colour} {shape} {AXIS[motion]}".encode()) % 100 < percent:
+            return split
+    return "train"
 
 
-HELD_OUT: tuple[tuple[str, str, Motion], ...] = tuple(
-    (colour, shape, motion)
-    for colour in COLOUR_NAMES
-    for shape in SHAPES
-    for motion in MOTIONS
-    if is_held_out(colour, shape, motion)
-)
+def is_held_out(colour: str, shape: str, motion: Motion, split: str = "train") -> bool:
+    """Whether clips of `split` may not show this combination. Test clips may show all."""
+    return split != "test" and split_of(colour, shape, motion) not in ("train", split)
+
+
+def _held_out_for(split: str) -> tuple[tuple[str, str, Motion], ...]:
+    every = ((colour, shape, motion) for colour in COLOUR_NAMES for shape in SHAPES for motion in MOTIONS)
+    return tuple(combination for combination in every if split_of(*combination) == split)
+
+
+HELD_OUT: tuple[tuple[str, str, Motion], ...] = _held_out_for("test")
+"""What only test clips show."""
+
+HELD_OUT_VAL: tuple[tuple[str, str, Motion], ...] = _held_out_for("val")
+"""What training does not show and every validation clip without a story does."""
 
 
 HELD_OUT_CHANGES: frozenset[frozenset[str]] = frozenset(
@@ -68,7 +81,7 @@ _VIEW_AXES = ("horizontal", "vertical", "zoom")
 
 def held_out_names(motion: Motion) -> list[tuple[str, str]]:
     """The (colour, shape) pairs that only test clips show with a motion of this axis."""
-    return [(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES if is_held_out(colour, shape, motion)]
+    return [(colour, shape) for colour in COLOUR_NAMES for shape in SHAPES if split_of(colour, shape, motion) == "test"]
 
 
 def is_held_out_view(move: CameraMove, photo: int) -> bool:
