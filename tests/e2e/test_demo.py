@@ -146,3 +146,13 @@ def test_the_embedded_model_is_called_a_toy_once(demo: tuple[Result, Path]) -> N
     _, out = demo
     assert succeed("ask", out / "clip-7.mp4", "How many shapes are there?").err.count("is a toy") == 1
     assert succeed("chat", out / "clip-7.mp4", stdin="How many?\nWhich colour?\n").err.count("is a toy") == 1
+
+
+@needs_bundled_model
+def test_a_quantised_copy_is_called_a_toy_and_another_small_model_is_not(
+    demo: tuple[Result, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    succeed("quantize", "tiny", tmp_path / "copy")
+    question = (demo[1] / "clip-7.mp4", "How many?", "--max-new-tokens", "2", "--model")
+    assert f"{tmp_path / 'copy'} is a toy" in succeed("ask", *question, tmp_path / "copy").err
+    assert "is a toy" not in succeed("ask", *question, checkpoint).err

@@ -1,15 +1,21 @@
 """Aggregations from the command line: the life of a checkpoint, a whole experiment, one line for what is wrong."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from filmstrip.config.aggregation import AGGREGATIONS
 from filmstrip.training import evaluate
 from filmstrip.training.experiment.plan import Length, take_apart
+from filmstrip.training.experiment.plot import plot_results
+from filmstrip.training.experiment.report import results_page
+from filmstrip.training.experiment.run import PLOTS, asked_of_all
 from filmstrip.training.recipe_file import find_recipes, read_recipe
 from filmstrip.training.start import architecture_config
-from filmstrip.training.tiny import new_tiny
+from filmstrip.training.tiny import TINY, new_tiny
+from filmstrip.world import FAMILIES, GROUPS
 from tests.e2e.helpers import refused, run, succeed
 
 SMALL = """
@@ -97,8 +103,11 @@ def test_an_experiment_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert readings["keep-all"] == ["patches", "frames", "clip"]
     assert (readings["temporal-spatial-pool"], readings["resampler"]) == (["frames", "clip"], ["clip"])
     page = Path("out/results.md").read_text()
-    assert "| resampler | 6 |" in page and "(results.png)" in page
-    assert Path("out/results.png").stat().st_size > 20_000
+    assert "| resampler | 6 |" in page
+    for picture in ("results.png", "results-families.png"):
+        assert f"({picture})" in page
+        assert Path("out", picture).stat().st_size > 20_000
+    assert set(variants["resampler"]["all"]["accuracy"]) == set(evaluate.CONDITIONS)
     assert "is not empty" in refused(*call)
     # As if it had been interrupted while one variant was evaluated: nothing is trained again.
     Path("out/resampler/result.json").unlink()
@@ -109,7 +118,55 @@ def test_an_experiment_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Path("out/resampler/result.json").is_file()
     other = run(*call[:-3], "2", "--output", "out", "--resume")
     assert other.code == 2
-    assert "another recipe, length or number of clips (clips differs)" in other.err.splitlines()[-1]
+    assert "another recipe, length or test (clips differs)" in other.err.splitlines()[-1]
+
+
+def test_the_camera_is_asked_about_as_it_moves() -> None:
+    """Over photographs: without any, `still` and `no` would be right for all questions about the camera."""
+    answers: dict[str, set[str]] = {"camera": set(), "cut": set()}
+    for example in asked_of_all(60, TINY):
+        if example.question.family in answers:
+            answers[example.question.family].add(example.question.answer)
+    assert len(answers["camera"]) > 4
+    assert len(answers["cut"]) > 1
+
+
+def pretended(share: float) -> dict[str, Any]:
+    """One variant of `results.json`, `share` right in everything, with another figure for each control."""
+    figures = dict(zip(evaluate.CONDITIONS, (share, 0.3, 0.21, 0.42), strict=True))
+    found = asdict(evaluate.FamilyResult(50, 0.11, figures, reversed_truth=0.53, constant_by_phrasing=0.17))
+    costs = {"visual_tokens": 8, "vision_seconds": 1, "vision_ratio": 1, "prefill_seconds": 1, "prefill_ratio": share}
+    return {
+        "families": dict.fromkeys(FAMILIES, found),
+        "groups": dict.fromkeys(GROUPS, found),
+        "all": found,
+        "costs": {**costs, "prefill_bytes": 2**20},
+        **dict.fromkeys(("parameters", "steps", "flops", "seconds"), 1),
+        "readings": ["patches", "frames", "clip"],
+    }
+
+
+def test_the_page_of_an_experiment_has_every_control_and_every_family(tmp_path: Path) -> None:
+    about = {"compute": "x", "clips": 1, "versions": {}, "threads": 1, "rounds": 1, "baseline": "keep-all"}
+    content = {"about": about, "variants": {"keep-all": pretended(0.9), "mean-frames": pretended(0.6)}}
+    page = results_page(content, PLOTS)
+    for row in ("*best constant* | 11.0", "*best constant per phrasing* | 17.0", "mean-frames | 60.0"):
+        assert f"| {row} |" in page
+    for percent in (30.0, 21.0, 42.0, 53.0):  # shuffled, reversed, first frame, reversed by its truth
+        assert f"| keep-all | {percent} |" in page
+    for family in FAMILIES:
+        assert f"| {family} | 50 | 11.0 | 17.0 | 90.0 | 60.0 |" in page
+        assert f"| {family} | 50 | 11.0 | 17.0 | 60.0 | 30.0 | 21.0 | 53.0 | 42.0 |" in page
+    for key, name in PLOTS.items():
+        assert f"({name})" in page
+        assert plot_results(content, key, tmp_path / name, print)
+        assert (tmp_path / name).stat().st_size > 20_000
+
+
+def test_photographs_are_asked_for_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("filmstrip.training.photos.find_spec", lambda name: None)
+    assert "filmstrip[train]" in refused("experiment", "fusion/keep-all", "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_minutes_are_those_of_each_variant() -> None:

@@ -93,10 +93,26 @@ def test_evaluation(tmp_path: Path, checkpoint: Path) -> None:
     assert (result["questions"], result["failed"], result["accuracy"]) == (7, 0, 0.0)
     assert result["settings"]["num_frames"] == 8
     rows = [json.loads(line) for line in (tmp_path / "e" / "answers.jsonl").read_text().splitlines()]
-    assert [set(row) for row in rows] == [{"id", "question", "answer", "pred"}] * 7
+    assert all({"id", "question", "answer", "pred"} <= row.keys() for row in rows)
     assert succeed(*arguments, "--json").json == result
+    choice = run(*arguments, "--metric", "choice")
+    assert choice.code == 1
+    assert "7 count as wrong because their true answer names none of the options: image, video, turns" in choice.err
     write_data(tmp_path / "data", [*sound_records(), {"id": "bad"}])
     assert run(*arguments).code == 1
+
+
+def test_another_file_of_the_same_name_does_not_get_the_answers_of_the_first(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, question in (("one", "what is this"), ("two", "how many")):
+        write_data(tmp_path / folder, [{"id": 1, "image": "a.png", "question": question, "answer": "red"}], "q.json")
+    ask = ("eval", str(checkpoint), "--max-new-tokens", "2", "--data")
+    assert succeed(*ask, "one/q.json").out.startswith("1 questions")
+    other = run(*ask, "two/q.json")
+    assert (other.code, other.out) == (2, "")
+    assert "holds the answer to another question with the id '1'" in other.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

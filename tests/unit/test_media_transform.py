@@ -91,6 +91,17 @@ def test_the_random_flip_needs_a_generator_for_a_video_and_leaves_images_alone()
     assert torch.equal(to_pixels(frames[:1], "image", SPEC, "languagebind-random-flip"), plain)
 
 
+def test_languagebind_pad_puts_images_on_a_square_of_the_mean_colour_and_leaves_videos_alone() -> None:
+    frames = noise(20, 33)
+    square = np.empty((2, 33, 33, 3), np.uint8)
+    square[:] = [int(255 * value) for value in CLIP_MEAN]
+    square[:, 6:26] = frames  # (33 - 20) // 2 above
+    expected = to_pixels(square, "image", SPEC, "languagebind")
+    assert torch.equal(to_pixels(frames, "image", SPEC, "languagebind-pad"), expected)
+    plain = to_pixels(frames, "video", SPEC, "languagebind")
+    assert torch.equal(to_pixels(frames, "video", SPEC, "languagebind-pad"), plain)
+
+
 @pytest.mark.parametrize("transform", ["clip-pil-bicubic", "languagebind"])
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_frames_that_would_become_huge_are_refused_before_they_do(transform: str, kind: str) -> None:

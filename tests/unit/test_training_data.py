@@ -24,9 +24,11 @@ from filmstrip.training.dataset import RecordBatches, ValidationBatches, split_b
 from filmstrip.training.examples import ExampleReader, collate_examples, pack_rows
 from filmstrip.training.language import LanguageTraining
 from filmstrip.training.order import SampleOrder
+from filmstrip.training.parallel import Parallel
 from filmstrip.training.recipe import BatchRecipe
 from filmstrip.training.records import DataError, RawRecord, parse_record, read_records
-from tests.training import conversation, sound_records, write_data, write_media
+from filmstrip.training.start import start_model
+from tests.training import conversation, small_recipe, sound_records, write_data, write_media
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,14 @@ def raw(values: Any, folder: Path) -> RawRecord:
 def batches(assistant: Assistant, folder: Path, records: list[Any], **recipe: Any) -> RecordBatches:
     settings = BatchRecipe(**{"size": len(records), **recipe})
     return RecordBatches([raw(values, folder) for values in records], reader(assistant), settings, seed=0)
+
+
+def test_a_recipe_may_ask_for_another_image_transform(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    asked = replace(recipe, model=replace(recipe.model, preset="original", image_transform="languagebind-pad"))
+    for one, transform in ((recipe, "clip-pil-bicubic"), (asked, "languagebind-pad")):
+        started, _ = start_model(one, tmp_path, Parallel())
+        assert started.processor.preset.image_transform == transform
 
 
 @pytest.mark.parametrize("pack", [False, True])

@@ -40,6 +40,10 @@ def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
         ("choice", "B", "The answer is C.", 0),
         ("choice", "B", "a dog", 0),
         ("choice", "B", "", 0),
+        ("choice", "a dog", "a cat", 0),  # the truth names no option: nothing is right, least of all nothing
+        ("choice", "", "", 0),
+        ("contains", "", "", 0),
+        ("exact", "?", "!", 0),
         ("open", "x", "y", None),
     ],
 )
@@ -81,15 +85,36 @@ def write_questions(folder: Path) -> Path:
 
 def test_forms_of_question_files(tmp_path: Path) -> None:
     questions = {question.id: question for question in read_questions(write_questions(tmp_path))}
-    assert list(questions) == ["c", "c/2", "7", "7/2", "8", "9", "t", "#6"]
-    assert (questions["c/2"].question, questions["c/2"].answer) == ("how many", "this")
-    assert questions["c/2"].media == questions["c"].media
+    assert list(questions) == ["c", "c_2", "7", "7_2", "8", "9", "t", "#6"]
+    assert (questions["c_2"].question, questions["c_2"].answer) == ("how many", "this")
+    assert questions["c_2"].media == questions["c"].media
     assert questions["7"].media[0].name == "clip.mp4"
-    assert questions["7/2"].prompt.splitlines()[:3] == ["which", "A. red", "B. square"]
+    assert questions["7_2"].prompt.splitlines()[:3] == ["which", "A. red", "B. square"]
     assert "missing file" in questions["8"].problem
     assert "outside the media root" in questions["9"].problem
     assert questions["t"].media == ()
     assert questions["#6"].problem == "not an object"
+
+
+def test_ids_are_names_of_files_and_each_is_there_once(tmp_path: Path) -> None:
+    """A judge writes `{output_dir}/{id}.json`. An id of the file's own is never given to a repeated one."""
+    ids = ["a/b", "v", "v", "v_2", "v", "a_b", "../x", "y" * 300]
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps([{"id": name, "question": "what", "answer": "x"} for name in ids]))
+    given = [question.id for question in read_questions(path)]
+    assert given[:7] == ["a_b", "v", "v_3", "v_2", "v_4", "a_b_2", ".._x"]
+    assert len(set(given)) == len(ids)
+    for name in given:
+        (tmp_path / f"{name}.json").touch()
+    assert len(list(tmp_path.iterdir())) == len(ids) + 1
+
+
+def test_a_true_answer_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps([{"question": "what", "answer": value} for value in (["a", "b"], None, 2)]))
+    several, missing, number = read_questions(path)
+    assert several.problem == "the true answer is not one text"
+    assert (missing.answer, missing.problem, number.answer) == ("", "", "2")
 
 
 def test_answers_are_kept_and_gone_on_with(assistant: Assistant, tmp_path: Path) -> None:
@@ -100,7 +125,8 @@ def test_answers_are_kept_and_gone_on_with(assistant: Assistant, tmp_path: Path)
     lines = (tmp_path / "whole" / "answers.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["id"] for row in rows] == [question.id for question in questions]
-    assert all(row.keys() - {"error"} == {"id", "question", "answer", "pred"} for row in rows)
+    assert all({"id", "question", "answer", "pred"} <= row.keys() for row in rows)
+    assert [row["id"] for row in rows if "error" in row] == ["8", "9", "#6"]
     alone = assistant.ask(questions[2].media, questions[2].prompt, max_new_tokens=4)
     assert rows[2]["pred"] == alone.text.strip()
     cut = tmp_path / "cut"
@@ -114,6 +140,108 @@ def test_answers_are_kept_and_gone_on_with(assistant: Assistant, tmp_path: Path)
     assert sorted((cut / "answers.jsonl").read_text().splitlines()) == sorted(lines)
     with pytest.raises(FilmstripError, match="another max_new_tokens"):
         run_benchmark(assistant, questions, cut, BenchmarkOptions(max_new_tokens=5))
+
+
+def test_a_question_that_failed_is_asked_again(assistant: Assistant, tmp_path: Path) -> None:
+    path, options = write_questions(tmp_path), BenchmarkOptions(max_new_tokens=2)
+    assert run_benchmark(assistant, read_questions(path), tmp_path / "out", options)["failed"] == 3
+    (tmp_path / "none.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes())  # it was on its way
+    asked: list[int] = []
+    questions = read_questions(path)
+    again = run_benchmark(assistant, questions, tmp_path / "out", options, lambda done, total: asked.append(done))
+    assert (again["failed"], len(asked)) == (2, 3)
+    lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["id"] for line in lines) == sorted(question.id for question in questions)
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("question", {"question": "what does not move"}),
+        ("answer", {"answer": "the circle"}),
+        ("options", {"options": ["the square", "the circle"]}),
+        ("media", {"video_name": "other"}),
+    ],
+)
+def test_answers_to_other_questions_are_not_reused(
+    assistant: Assistant, tmp_path: Path, key: str, change: dict[str, Any]
+) -> None:
+    """Two files of one name have the same ids and, by default, the same output."""
+    options, record = (
+        BenchmarkOptions(max_new_tokens=2),
+        {"video_name": "clip", "question": "what moves", "answer": "a"},
+    )
+    write_media(tmp_path)
+    (tmp_path / "other.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes())
+    path = tmp_path / "questions.json"
+    for values in (record, record | change):
+        path.write_text(json.dumps([values]))
+        if values == record:
+            run_benchmark(assistant, read_questions(path), tmp_path / "out", options)
+            before = (tmp_path / "out" / "answers.jsonl").read_bytes()
+            continue
+        with pytest.raises(FilmstripError, match=rf"another question with the id '#0' \(its {key} differs\)"):
+            run_benchmark(assistant, read_questions(path), tmp_path / "out", options)
+    assert (tmp_path / "out" / "answers.jsonl").read_bytes() == before
+
+
+def test_more_questions_of_the_same_file_go_on_from_the_first(assistant: Assistant, tmp_path: Path) -> None:
+    questions, options = read_questions(write_questions(tmp_path)), BenchmarkOptions(max_new_tokens=2)
+    asked: list[tuple[int, int]] = []
+    for limit in (1, 3, 2):
+        run_benchmark(
+            assistant, questions[:limit], tmp_path / "out", options, lambda done, total: asked.append((done, total))
+        )
+    assert asked == [(1, 1), (2, 3), (3, 3)]
+
+
+def test_an_answer_is_read_back_whatever_characters_stand_in_it(assistant: Assistant, tmp_path: Path) -> None:
+    path, options = tmp_path / "questions.json", BenchmarkOptions(max_new_tokens=2)
+    half = {"question": "half a character: \ud800", "answer": "x"}  # cannot be asked, and is named all the same
+    path.write_text(json.dumps([{"question": "what\u2028is\x85this", "answer": "é"}, half]))
+    asked: list[int] = []
+    for _ in range(2):
+        run_benchmark(
+            assistant, read_questions(path), tmp_path / "out", options, lambda done, total: asked.append(done)
+        )
+    assert asked == [1, 2, 2]
+
+
+def test_questions_without_a_true_option_are_named_and_wrong(assistant: Assistant, tmp_path: Path) -> None:
+    records = [
+        {"id": "letter", "question": "which", "answer": "B", "options": ["red", "square"]},
+        {"id": "number", "question": "which", "answer": 1, "options": ["red", "square"]},
+        {"id": "none", "question": "which", "options": ["red", "square"]},
+    ]
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps(records))
+    run = [assistant, read_questions(path), tmp_path / "out"]
+    results = run_benchmark(*run, BenchmarkOptions("choice", max_new_tokens=2))
+    assert (results["failed"], results["without_truth"]) == (0, ["number", "none"])
+    assert run_benchmark(*run, BenchmarkOptions("exact", max_new_tokens=2))["without_truth"] == ["none"]
+    assert run_benchmark(*run, BenchmarkOptions("open", max_new_tokens=2))["without_truth"] == []
+
+
+def test_records_of_video_chatgpt_go_to_their_judges(assistant: Assistant, tmp_path: Path) -> None:
+    """`Q` and `A` become `pred`, two questions of one record `pred1` and `pred2`: one list, everything else kept."""
+    write_media(tmp_path)
+    records = [
+        {"video_name": "clip", "Q": "what moves", "A": "the square", "more": 1},
+        {"video_name": "clip", "Q1": "how many", "Q2": "what is a video", "A": "this"},
+        {"video_name": "clip", "Q1": "is this red", "Q2": "is this a square", "A": "this"},
+    ]
+    path = tmp_path / "consistency.json"
+    path.write_text(json.dumps(records))
+    questions = read_questions(path)
+    assert [question.id for question in questions] == ["#0", "#1", "#1_2", "#2", "#2_2"]
+    run_benchmark(assistant, questions[:4], tmp_path / "out", BenchmarkOptions("open", max_new_tokens=2))
+    said = {
+        row["id"]: row["pred"] for row in map(json.loads, (tmp_path / "out" / "answers.jsonl").read_text().splitlines())
+    }
+    assert json.loads((tmp_path / "out" / "judge.json").read_text()) == [
+        {**records[0], "pred": said["#0"]},
+        {**records[1], "pred1": said["#1"], "pred2": said["#1_2"]},
+    ]
 
 
 def test_scores_are_means_with_failures_as_wrong(assistant: Assistant, tmp_path: Path) -> None:

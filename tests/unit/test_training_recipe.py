@@ -1,5 +1,6 @@
 """Recipes: what is wrong in one is said in a line that names the place; the shipped ones carry the published values."""
 
+import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -72,6 +73,8 @@ def test_published_hyper_parameters() -> None:
         "modality-length",
         "modality-length",
     ]
+    # --image_aspect_ratio pad in both fine-tuning scripts, and not in pretrain.sh
+    assert [recipe.model.image_transform for recipe in (align, finetune, lora)] == [None, *["languagebind-pad"] * 2]
 
 
 def test_every_setting_has_a_meaning() -> None:
@@ -108,6 +111,11 @@ def test_every_setting_has_a_meaning() -> None:
         ({"stages": [{**STAGE, "optimizer": {"betas": [0.9]}}]}, "expected 2 values, not 1"),
         ({"stages": [{**STAGE, "lora": {}}, {**STAGE, "name": "two"}]}, "only the last stage"),
         ({"model": {}}, "give either architecture or checkpoint"),
+        ({"model": {"checkpoint": "x", "image_transform": "pad"}}, "image_transform is 'pad'"),
+        (
+            {"model": {"architecture": "tiny", "image_transform": "languagebind"}},
+            "image_transform goes with checkpoint",
+        ),
         ({"model": 7}, "expected settings by name"),
         ({"stages": 7}, "expected a list"),
     ],
@@ -142,6 +150,12 @@ def test_a_bomb_of_aliases_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_recipe(write(tmp_path, "\n".join([*levels, "name: *a8"]).replace("a0:", "seed:")))
     assert len(str(caught.value)) < 500
+
+
+def test_without_yaml_the_extra_that_has_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ConfigError, match=r"pip install 'filmstrip\[train\]'"):
+        read_recipe(find_recipe("tiny"))
 
 
 def test_names_of_recipes() -> None:

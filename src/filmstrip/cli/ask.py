@@ -104,7 +104,7 @@ def ask(
     store = content_store(cache, cache_limit)
     assistant = load_weights(opened, dtype, selection, compute, kv=kv)
     assistant.store = store
-    note_toy(model)
+    note_toy(assistant)
     for text in request.prompt.warnings:
         warn(text)
     if explain and not as_json:

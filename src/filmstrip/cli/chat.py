@@ -101,7 +101,7 @@ def chat(
     assistant = load_weights(opened, dtype, selection, compute, compiled=compiled, kv=kv)
     assistant.store = store
     talk = assistant.chat(clips, system=system, selection=selection)
-    note_toy(model)
+    note_toy(assistant)
     for clip in clips:
         note(f"{clip.path}: {clip.kind}, {len(clip.indices)} of {clip.total_frames} frames")
     turns: list[dict[str, Any]] = []

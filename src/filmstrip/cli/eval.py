@@ -40,6 +40,7 @@ def evaluate(
     ] = 8,
     max_new_tokens: options.MaxNewTokens = 64,
     preset: options.PresetName = None,
+    transform: options.Transform = None,
     prompt: options.PromptName = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -59,7 +60,7 @@ def evaluate(
 ) -> int:
     """Ask a model every question of a file; save the answers as they come and score them.
 
-    Called again, it goes on where it stopped. Exit code 1: some questions could not be asked.
+    Called again, it goes on where it stopped. Exit code 1: some questions could not be asked, or have no true answer.
 
     \b[bold]Examples[/bold]
     filmstrip eval tiny --data questions.json
@@ -73,7 +74,7 @@ def evaluate(
         from filmstrip.training.scoring import METRICS
     require_choice("metric", metric, METRICS)
     questions = read_questions(data, media_root)[:limit]
-    opened = open_model(model, device=device, preset=preset, prompt=prompt)
+    opened = open_model(model, device=device, preset=preset, image_transform=transform, prompt=prompt)
     selection = frame_selection(opened.selection, sampler, frames, None, None)
     assistant = load_weights(opened, dtype, selection, compute, compiled=compiled, kv=kv)
     assistant.selection = selection
@@ -88,7 +89,7 @@ def evaluate(
         sys.stdout.write(json.dumps({**results, "output": str(place)}) + "\n")
     else:
         _print(results, place)
-    return 1 if results["failed"] else 0
+    return 1 if results["failed"] or results["without_truth"] else 0
 
 
 def _print(results: dict[str, Any], place: Path) -> None:
@@ -97,3 +98,8 @@ def _print(results: dict[str, Any], place: Path) -> None:
     sys.stdout.write(f"{results['questions']} questions, {scored}; answers: {place / 'answers.jsonl'}\n")
     if results["failed"]:
         warn(f"{results['failed']} could not be asked and count as wrong; answers.jsonl says why")
+    untrue = results["without_truth"]
+    if untrue:
+        what = "names none of the options" if results["metric"] == "choice" else "has no words"
+        names = ", ".join(untrue[:5]) + (", ..." if len(untrue) > 5 else "")
+        warn(f"{len(untrue)} count as wrong because their true answer {what}: {names}")

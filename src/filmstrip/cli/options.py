@@ -22,7 +22,9 @@ PresetName = Annotated[
 Transform = Annotated[
     str | None,
     _option(
-        _PROGRAM, metavar="NAME", help="clip-pil-bicubic, languagebind, languagebind-random-flip [dim](preset's)[/dim]"
+        _PROGRAM,
+        metavar="NAME",
+        help="clip-pil-bicubic, languagebind, languagebind-pad, languagebind-random-flip [dim](preset's)[/dim]",
     ),
 ]
 PromptName = Annotated[

@@ -136,12 +136,19 @@ def content_store(directory: Path | None, limit: float) -> "ContentStore | None"
     return None if directory is None else ContentStore(0, directory, round(limit * 1e9), warn)
 
 
-def note_toy(model: str) -> None:
-    """Say that the embedded model is a toy, before somebody takes its answers about a holiday video for seeing."""
-    from filmstrip.checkpoint.resolve import BUNDLED
+def note_toy(assistant: "Assistant") -> None:
+    """Say of the embedded model, or one like it, that it is a toy, before somebody takes its answers for seeing.
 
-    if model in BUNDLED:
-        note(f"{model} is a toy that knows its drawn world alone; whatever else it is shown, it answers in those terms")
+    Copies have other names and quantised ones other weights. What they all keep is a vocabulary made from the world's
+    sentences: hundreds of pieces, not thousands, and each of its shapes is one of them.
+    """
+    from filmstrip.world import SHAPES
+
+    tokenizer = assistant.processor.tokenizer
+    whole = all(len(tokenizer.encode(f" {shape}", add_special=False).ids) == 1 for shape in SHAPES)
+    if whole and tokenizer.vocab_size < 1000:
+        name = assistant.origin.model
+        note(f"{name} is a toy that knows its drawn world alone; whatever else it is shown, it answers in those terms")
 
 
 def print_stream(pieces: Iterator[str]) -> None:

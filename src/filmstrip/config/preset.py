@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from filmstrip.config.checks import require_choice
 
 FrameSampler = Literal["uniform-inclusive", "uniform-exclusive", "fps", "times", "indices"]
-ImageTransform = Literal["clip-pil-bicubic", "languagebind", "languagebind-random-flip"]
+ImageTransform = Literal["clip-pil-bicubic", "languagebind", "languagebind-pad", "languagebind-random-flip"]
 PromptStyle = Literal["vicuna-v1", "vicuna-v1-no-system", "hf-plain", "chat-template"]
 
 FRAME_SAMPLERS: tuple[str, ...] = get_args(FrameSampler)

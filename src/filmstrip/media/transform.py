@@ -4,13 +4,15 @@
   An image goes through Pillow, a video through torch, as in transformers; the two differ by at most one grey level.
 - `languagebind` (the original release): an image is resized in floats (bicubic, no antialias, overshoot kept), then
   cropped and normalised; a video is normalised first, then resized (bilinear, no antialias) and cropped.
-- `languagebind-random-flip`: the same, and a video is mirrored with probability 1/2, which the original release did
-  at inference too. Only for reproducing it.
+- `languagebind-pad`: the same, but an image that is not square is first put on a square of the mean colour. The
+  original release was fine-tuned so (`--image_aspect_ratio pad`), and its scripts for image benchmarks ask so.
+- `languagebind-random-flip`: as `languagebind`, and a video is mirrored with probability 1/2, which the original
+  release did at inference too. Only for reproducing it.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,6 +80,8 @@ def to_pixels(
         steps = clip_image if kind == "image" else clip_video_frame
     else:
         steps = languagebind_image if kind == "image" else languagebind_video_frame
+    if transform == "languagebind-pad":
+        spec = replace(spec, pad_to_square=True)
     frames = [on_square(frame_YXC, spec) for frame_YXC in frames_FYXC] if kind == "image" else frames_FYXC
     pixels_FCYX = torch.stack([steps(frame_YXC, spec) for frame_YXC in frames])
     if transform == "languagebind-random-flip" and kind == "video":

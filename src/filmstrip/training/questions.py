@@ -1,19 +1,31 @@
 """Questions with true answers from a file, in the forms that benchmarks of Video-LLaVA come in."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from filmstrip.training.records import DataError, RawRecord, media_path, parse_record, read_records
 
+PRED_KEYS = {"Q": "pred", "Q1": "pred1", "Q2": "pred2"}
+"""Where a question of Video-ChatGPT's benchmarks stands in its record, and where its judges look for the answer."""
+
 _ENDINGS = ("", ".mp4", ".avi", ".mov", ".mkv", ".webm")  # a benchmark's `video_name` may lack its own
+_NOT_IN_FILE_NAMES = re.compile(r"[/\x00-\x1f]+")
+_MAX_NAME_BYTES = 200  # of a file name, which systems allow 255 of, with an ending and a number
 
 
 @dataclass(frozen=True)
 class AskedQuestion:
-    """One question. `problem` says why it cannot be asked; then there are no media."""
+    """One question. `problem` says why it cannot be asked; then there are no media.
+
+    `record` and `pred_key` are for the judges of Video-ChatGPT's benchmarks: the record that it comes from, and the key
+    that its answer goes under there.
+    """
 
     id: str
     question: str
@@ -21,6 +33,8 @@ class AskedQuestion:
     media: tuple[Path, ...] = ()
     options: tuple[str, ...] = ()
     problem: str = ""
+    record: RawRecord | None = None
+    pred_key: str = "pred"
 
     @property
     def prompt(self) -> str:
@@ -36,16 +50,24 @@ def read_questions(path: Path, media_root: Path | None = None) -> list[AskedQues
 
     A record is a conversation in LLaVA's form, each of whose questions is asked on its own about its media, or flat:
     `question`, `answer`, an id (`id` or `question_id`), `image` or `video` (or `video_name`, without its ending too),
-    and `options` to choose from. Ids that come twice get a number. Raises `DataError` for a file that cannot be read.
+    and `options` to choose from; or one of Video-ChatGPT's: `Q`, or `Q1` and `Q2`, `A`, `video_name`.
+
+    Judges name a file by each id, so ids become file names, and one that comes again gets a number (`7_2`) that makes
+    it one of its own. Raises `DataError` for a file that cannot be read.
     """
-    asked: list[AskedQuestion] = []
-    seen: dict[str, int] = {}
-    for raw in read_records([path], media_root):
-        for question in _questions(raw):
-            count = seen[question.id] = seen.get(question.id, 0) + 1
-            name = question.id if count == 1 else f"{question.id}/{count}"
-            asked.append(AskedQuestion(**{**vars(question), "id": name}))
-    return asked
+    asked = [question for raw in read_records([path], media_root) for question in _questions(raw)]
+    taken = {question.id for question in asked}
+    seen: Counter[str] = Counter()
+    named = []
+    for question in asked:
+        name = question.id
+        seen[name] += 1
+        if seen[name] > 1:
+            numbered = (f"{name}_{number}" for number in count(seen[name]))
+            name = next(free for free in numbered if free not in taken)
+            taken.add(name)
+        named.append(replace(question, id=name))
+    return named
 
 
 def _questions(raw: RawRecord) -> Iterator[AskedQuestion]:
@@ -53,30 +75,46 @@ def _questions(raw: RawRecord) -> Iterator[AskedQuestion]:
         yield from _of_conversation(raw)
         return
     values = raw.values
-    name = str(values.get("question_id", raw.name))
-    question, answer, options = values.get("question"), values.get("answer", ""), values.get("options") or ()
+    keys = [key for key in PRED_KEYS if key in values]
+    for key in keys:
+        yield replace(_flat(raw, values[key], values.get("A")), record=raw, pred_key=PRED_KEYS[key])
+    if not keys:
+        yield _flat(raw, values.get("question"), values.get("answer"))
+
+
+def _flat(raw: RawRecord, question: Any, answer: Any) -> AskedQuestion:
+    name = _file_name(str(raw.values.get("question_id", raw.name)))
+    truth = "" if answer is None else str(answer)
+    options = raw.values.get("options") or ()
     try:
         if not isinstance(question, str) or not question.strip():
             raise DataError("there is no question")
+        if isinstance(answer, list | dict):
+            raise DataError("the true answer is not one text")
         if not isinstance(options, list | tuple) or len(options) > 26:
             raise DataError("options are a list of up to 26 texts")
         media = tuple(_media(raw))
     except DataError as error:
-        yield AskedQuestion(name, str(question), str(answer), problem=str(error))
-        return
-    yield AskedQuestion(name, question.strip(), str(answer), media, tuple(map(str, options)))
+        return AskedQuestion(name, str(question), truth, problem=str(error))
+    return AskedQuestion(name, question.strip(), truth, media, tuple(map(str, options)))
+
+
+def _file_name(name: str) -> str:
+    short = name.encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return _NOT_IN_FILE_NAMES.sub("_", short)
 
 
 def _of_conversation(raw: RawRecord) -> Iterator[AskedQuestion]:
+    name = _file_name(raw.name)
     try:
         record = parse_record(raw)
     except DataError as error:
-        yield AskedQuestion(raw.name, "", "", problem=str(error))
+        yield AskedQuestion(name, "", "", problem=str(error))
         return
     paths = tuple(path for _, path in record.media)
     spoken = [turn for turn in record.turns if turn.role != "system"]
     for asked, answered in zip(spoken[::2], spoken[1::2], strict=False):
-        yield AskedQuestion(raw.name, asked.text, answered.text, paths)
+        yield AskedQuestion(name, asked.text, answered.text, paths)
 
 
 def _media(raw: RawRecord) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from filmstrip.config.aggregation import AggregationName, AggregationSettings
 from filmstrip.config.checks import require, require_positive
-from filmstrip.config.preset import PromptStyle
+from filmstrip.config.preset import ImageTransform, PromptStyle
 from filmstrip.training.settings import required, section, setting
 
 Task = Literal["stills", "clips", "world", "conversations"]
@@ -24,6 +24,7 @@ class ModelRecipe:
     architecture: Literal["tiny"] | None = setting(None, "build this architecture with random weights")
     checkpoint: str | None = setting(None, "a checkpoint directory or hub id")
     preset: str | None = setting(None, "frames, pixels and prompt: original or transformers (the checkpoint's own)")
+    image_transform: ImageTransform | None = setting(None, "how a checkpoint's pixels are made (the preset's)")
     reset: tuple[str, ...] = setting((), "paths of modules whose weights are drawn anew (a new projector)")
     aggregation: AggregationName = setting("keep-all", "architecture: how tokens of frames become those of a clip")
     aggregation_settings: AggregationSettings = section(AggregationSettings, "of the aggregations that have any")
@@ -32,6 +33,8 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         require((self.architecture is None) != (self.checkpoint is None), "give either architecture or checkpoint")
+        own_pixels = self.architecture is not None and self.image_transform is not None
+        require(not own_pixels, "image_transform goes with checkpoint; an architecture has its own")
         if self.checkpoint is not None:
             own = (self.aggregation, self.aggregation_settings, self.video_class_token, self.towers)
             require(

@@ -22,14 +22,25 @@ def score(metric: Metric, truth: str, said: str, options: tuple[str, ...] = ()) 
     `choice`    the letter the answer names is the true one, or its text is the true option's and no other's
     `open`      not scored
     ==========  ===============================================================================================
+
+    Nothing is right where the true answer itself says nothing by these rules (`has_truth`).
     """
     if metric == "open":
         return None
+    if not has_truth(metric, truth, options):
+        return 0.0
     if metric == "exact":
         return float(normalise(said) == normalise(truth))
     if metric == "contains":
         return float(f" {normalise(truth)} " in f" {normalise(said)} ")
     return float(chosen(said, options) == chosen(truth, options))
+
+
+def has_truth(metric: Metric, truth: str, options: tuple[str, ...] = ()) -> bool:
+    """Whether an answer can be right at all: the true one has words or, for `choice`, names one option."""
+    if metric == "open":
+        return True
+    return bool(chosen(truth, options) if metric == "choice" else normalise(truth))
 
 
 def normalise(text: str) -> str:

@@ -25,7 +25,14 @@ def start_model(recipe: Recipe, output: Path, parallel: Parallel) -> tuple[Assis
         if start.towers is not None:
             copy_towers(start.towers, assistant)
     else:
-        assistant = load(start.checkpoint, device=parallel.device, preset=start.preset, compute="stored", quiet=True)
+        assistant = load(
+            start.checkpoint,
+            device=parallel.device,
+            preset=start.preset,
+            image_transform=start.image_transform,
+            compute="stored",
+            quiet=True,
+        )
         _require_floats(assistant, start.checkpoint)
     if start.reset:
         torch.manual_seed(recipe.seed)

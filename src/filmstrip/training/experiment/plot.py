@@ -1,10 +1,10 @@
-"""The picture of an experiment: accuracy by group of families against visual tokens, prefill time and memory."""
+"""The pictures of an experiment: accuracy by group of families, or by family, against what it costs."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filmstrip.world import GROUPS
+from filmstrip.world import FAMILIES, GROUPS
 
 _MARKERS = "osD^vP*X<>"
 _AXES: tuple[tuple[str, Callable[[dict[str, Any]], float]], ...] = (
@@ -14,8 +14,11 @@ _AXES: tuple[tuple[str, Callable[[dict[str, Any]], float]], ...] = (
 )
 
 
-def plot_results(content: dict[str, Any], path: Path, note: Callable[[str], None]) -> bool:
-    """Write a PNG with a row per group and a column per cost. Without matplotlib there is a note instead."""
+def plot_results(content: dict[str, Any], key: str, path: Path, note: Callable[[str], None]) -> bool:
+    """Write a PNG with a row for each of the `groups` or `families` (`key`) and a column per cost.
+
+    Without matplotlib there is a note instead.
+    """
     try:
         import matplotlib as mpl
     except ImportError:
@@ -25,37 +28,36 @@ def plot_results(content: dict[str, Any], path: Path, note: Callable[[str], None
     from matplotlib import pyplot as plt
 
     variants = content["variants"]
-    known = next(iter(variants.values()))["groups"]
-    groups = [group for group in GROUPS if group in known]
+    known = next(iter(variants.values()))[key]
+    rows = [name for name in (GROUPS if key == "groups" else FAMILIES) if name in known]
     figure, grid = plt.subplots(
-        len(groups),
+        len(rows),
         len(_AXES),
-        figsize=(12, 2.4 * len(groups) + 0.8),
+        figsize=(12, (2.4 if key == "groups" else 1.8) * len(rows) + 0.8),
         layout="constrained",
         squeeze=False,
         sharex="col",
     )
     handles: list[Any] = []
-    for group, axes in zip(groups, grid, strict=True):
+    for row, axes in zip(rows, grid, strict=True):
         for axis, (title, cost) in zip(axes, _AXES, strict=True):
-            handles = [_point(axis, index, result, group, cost) for index, result in enumerate(variants.values())]
-            constant = axis.axhline(100 * known[group]["constant"], color="0.5", linestyle="--", linewidth=1)
+            points = [(result[key][row], float(cost(result["costs"]))) for result in variants.values()]
+            handles = [_point(axis, index, found, place) for index, (found, place) in enumerate(points)]
+            constant = axis.axhline(100 * known[row]["constant_by_phrasing"], color="0.5", linestyle="--", linewidth=1)
             axis.margins(x=0.08, y=0.2)
             axis.grid(alpha=0.3)
-            if group == groups[-1]:
+            if row == rows[-1]:
                 axis.set_xlabel(title)
-        axes[0].set_ylabel(f"{group}, %")
-    names = [*variants, "best constant answer"]
+        axes[0].set_ylabel(f"{row}, %")
+    names = [*variants, "best constant answer per phrasing"]
     figure.legend([*handles, constant], names, loc="outside upper center", ncols=min(len(names), 4), frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True
 
 
-def _point(axis: Any, index: int, result: dict[str, Any], group: str, cost: Callable[[dict[str, Any]], float]) -> Any:
-    found = result["groups"][group]
-    right = 100 * found["accuracy"]["ordered"]
-    share, place = right / 100, cost(result["costs"])
+def _point(axis: Any, index: int, found: dict[str, Any], place: float) -> Any:
+    share = found["accuracy"]["ordered"]
     spread = 100 * (share * (1 - share) / found["questions"]) ** 0.5  # standard error, from the choice of clips alone
     look = {"fmt": _MARKERS[index % len(_MARKERS)], "color": f"C{index % 10}"}
-    return axis.errorbar(place, right, yerr=spread, markersize=7, elinewidth=1, **look)[0]
+    return axis.errorbar(place, 100 * share, yerr=spread, markersize=7, elinewidth=1, **look)[0]

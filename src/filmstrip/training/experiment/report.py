@@ -1,18 +1,37 @@
 """The page of an experiment's results, in Markdown: tables, the picture, and how to read them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
+from filmstrip.training.evaluate import FamilyResult, markdown_table
 from filmstrip.training.experiment.costs import ROWS
-from filmstrip.world import GROUPS
+from filmstrip.world import FAMILIES, GROUPS
 
 MIB = 2**20
 Row = tuple[str, dict[str, Any]]
+Pick = Callable[[dict[str, Any]], float]
 
 
-def results_page(content: dict[str, Any], plot: str | None) -> str:
-    """The whole page; `plot` is the file of the picture beside it, if there is one."""
+def _right(condition: str) -> Pick:
+    return lambda found: found["accuracy"][condition]
+
+
+_CONSTANTS: dict[str, Pick] = {
+    "*best constant*": lambda found: found["constant"],
+    "*best constant per phrasing*": lambda found: found["constant_by_phrasing"],
+}
+# Each control's figure, and what is said above its table.
+_CONTROLS: tuple[tuple[Pick, str], ...] = (
+    (_right("first frame"), "The first frame alone, in the place of all. What is right here needed no second one."),
+    (_right("shuffled"), "Frames shuffled. What an aggregation loses here, it knew from the order."),
+    (_right("reversed"), "Frames reversed, scored by what is true of the clip as it was."),
+    (lambda found: found["reversed_truth"], "The same answers, scored by what is true of the reversed clip."),
+)
+
+
+def results_page(content: dict[str, Any], plots: Mapping[str, str]) -> str:
+    """The whole page; `plots` are the files of the pictures beside it, by `groups` and `families`."""
     about = content["about"]
     rows: list[Row] = list(content["variants"].items())
     versions = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
@@ -23,15 +42,18 @@ def results_page(content: dict[str, Any], plot: str | None) -> str:
         f"{versions}; {about['threads']} {'thread' if about['threads'] == 1 else 'threads'}.",
         "## What it costs",
         _costs(rows),
-        *([f"![Accuracy by group of families against visual tokens, prefill time and memory]({plot})"] if plot else []),
+        *_picture(plots, "groups", "group of families"),
         "## What it learns",
         "Right answers, per cent, by group of families (`describe`: F1 of stated facts). `all` is the mean over "
-        "families. The best constant answer needs no clip.",
-        _accuracy(rows, "ordered"),
-        "The same clips with their frames shuffled. What an aggregation loses here, it knew from the order.",
-        _accuracy(rows, "shuffled"),
-        "By family, frames in order:",
+        "families. The best constant answer needs no clip; that of each phrasing knows the question.",
+        _accuracy(rows, _right("ordered"), _CONSTANTS),
+        *(part for pick, text in _CONTROLS for part in (text, _accuracy(rows, pick))),
+        "## By family",
+        "Frames in order:",
         _families(rows),
+        *_picture(plots, "families", "family"),
+        "## Every control by family",
+        *(part for row in rows for part in _controls(*row)),
         "## How to read this",
         "\n".join(f"- {line}" for line in _caveats(content, rows)),
     ]
@@ -69,37 +91,48 @@ def _costs(rows: Sequence[Row]) -> str:
     return table(header, lines)
 
 
-def _accuracy(rows: Sequence[Row], condition: str) -> str:
-    groups = _known(rows, "groups", list(GROUPS))
-    header = ["aggregation", *groups, "all"]
-    constant = rows[0][1]
-    lines = [["*best constant*", *_percents(constant, groups, lambda result: result["constant"])]]
-    for name, result in rows:
-        lines.append([name, *_percents(result, groups, lambda found: found["accuracy"][condition])])
-    return table(header, lines)
+def _picture(plots: Mapping[str, str], key: str, what: str) -> list[str]:
+    if key not in plots:
+        return []
+    return [f"![Accuracy by {what} against visual tokens, prefill time and memory]({plots[key]})"]
 
 
-def _percents(result: dict[str, Any], groups: Sequence[str], pick: Callable[[dict[str, Any]], float]) -> list[str]:
+def _accuracy(rows: Sequence[Row], pick: Pick, constants: Mapping[str, Pick] | None = None) -> str:
+    """One row per variant, one column per group; `constants` are the same for all variants and come first."""
+    groups = _known(rows, "groups", GROUPS)
+    lines = [[name, *_percents(rows[0][1], groups, constant)] for name, constant in (constants or {}).items()]
+    lines += [[name, *_percents(result, groups, pick)] for name, result in rows]
+    return table(["aggregation", *groups, "all"], lines)
+
+
+def _percents(result: dict[str, Any], groups: Sequence[str], pick: Pick) -> list[str]:
     return [f"{100 * pick(found):.1f}" for found in (*(result["groups"][group] for group in groups), result["all"])]
+
+
+def _controls(name: str, result: dict[str, Any]) -> tuple[str, str]:
+    """The table of `filmstrip.training.evaluate` for one variant, under its name."""
+    return f"### {name}", markdown_table(
+        {family: FamilyResult(**found) for family, found in result["families"].items()}
+    )
 
 
 def _families(rows: Sequence[Row]) -> str:
     """One row per family, one column per variant."""
-    families = _known(rows, "families", [family for group in GROUPS.values() for family in group])
+    families = _known(rows, "families", FAMILIES)
     first = rows[0][1]["families"]
     lines = [
         [
             family,
             str(first[family]["questions"]),
-            f"{100 * first[family]['constant']:.1f}",
+            *(f"{100 * pick(first[family]):.1f}" for pick in _CONSTANTS.values()),
             *(f"{100 * result['families'][family]['accuracy']['ordered']:.1f}" for _, result in rows),
         ]
         for family in families
     ]
-    return table(["family", "questions", "best constant", *(name for name, _ in rows)], lines)
+    return table(["family", "questions", "best constant", "per phrasing", *(name for name, _ in rows)], lines)
 
 
-def _known(rows: Sequence[Row], key: str, order: Sequence[str]) -> list[str]:
+def _known(rows: Sequence[Row], key: str, order: Iterable[str]) -> list[str]:
     return [name for name in order if name in rows[0][1][key]]
 
 

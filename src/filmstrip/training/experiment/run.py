@@ -1,7 +1,7 @@
 """Running an experiment: train what is not trained yet, evaluate, measure, write.
 
 The output directory holds `tokenizer-*` and `towers-*`, which runs share, one directory per recipe (a training run and
-`result.json`), and the three files of the whole: `results.json`, `results.md`, `results.png`.
+`result.json`), and the files of the whole: `results.json`, `results.md`, and its pictures.
 """
 
 import platform
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,23 +18,25 @@ from filmstrip import __version__
 from filmstrip.api import load
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.write import json_bytes
+from filmstrip.config import ModelConfig
 from filmstrip.config.checks import require
 from filmstrip.errors import FilmstripError
 from filmstrip.training.drawn import readings
-from filmstrip.training.evaluate import FamilyResult, as_json, by_group, evaluate, make_examples
+from filmstrip.training.evaluate import CONDITIONS, Example, FamilyResult, as_json, by_group, evaluate, make_examples
 from filmstrip.training.experiment.costs import measure_costs
 from filmstrip.training.experiment.plan import BASELINE, Length, Variant, plan_variants, take_apart, tokenizer_directory
 from filmstrip.training.experiment.plot import plot_results
 from filmstrip.training.experiment.report import results_page
+from filmstrip.training.photos import TEST_PHOTOS, load_photos
 from filmstrip.training.recipe import ModelRecipe, Recipe
 from filmstrip.training.recipe_file import recipe_values
 from filmstrip.training.run import CHECKPOINT, Observer, RunResult, claimed, train
 from filmstrip.training.start import architecture_config
 from filmstrip.training.tiny import NUM_FRAMES
 
-RESULT, RESULTS, PAGE, PLOT = "result.json", "results.json", "results.md", "results.png"
+RESULT, RESULTS, PAGE = "result.json", "results.json", "results.md"
+PLOTS = {"groups": "results.png", "families": "results-families.png"}
 ROUNDS = 15  # of timing the prefill
-CONDITIONS = ("ordered", "shuffled")
 _SEED = 0  # of the test clips, the same for every variant
 
 
@@ -68,9 +71,10 @@ def run_experiment(
 
     With `resume` a recipe whose result is in `output` is not trained again, and one that was interrupted goes on.
     Raises `FilmstripError`, one line, when `output` is in the way, when a result there is of another recipe or length,
-    and for recipes that cannot be compared.
+    for recipes that cannot be compared, and when the photographs of the test are not installed.
     """
     watcher = watcher or Watcher()
+    load_photos(TEST_PHOTOS)  # whatever is missing is said before hours of training, not after them
     parts = take_apart(recipes, options.length)
     with claimed(output, resume=resume):
         variants = plan_variants(parts, options.length, output, watcher.on_note)
@@ -96,9 +100,14 @@ def _measure(variants: Sequence[Variant], results: dict[str, Any], watcher: Watc
 def _write(results: dict[str, Any], output: Path, options: ExperimentOptions, watcher: Watcher) -> dict[str, Any]:
     content = {"about": _about(options), "variants": results}
     (output / RESULTS).write_bytes(json_bytes(content))
-    plotted = plot_results(content, output / PLOT, watcher.on_note)
-    (output / PAGE).write_text(results_page(content, PLOT if plotted else None), encoding="utf-8")
+    plots = {key: name for key, name in PLOTS.items() if plot_results(content, key, output / name, watcher.on_note)}
+    (output / PAGE).write_text(results_page(content, plots), encoding="utf-8")
     return content
+
+
+def asked_of_all(clips: int, config: ModelConfig) -> list[Example]:
+    """The questions for every variant, of all families: on photographs too, without which no camera would move."""
+    return make_examples("video", clips, _SEED, config.video_tower.image_size, load_photos(TEST_PHOTOS))
 
 
 def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Watcher) -> dict[str, Any]:
@@ -112,8 +121,7 @@ def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Wa
     trained = _train(variant.recipe, variant.name, place, output, watcher)
     watcher.on_note(f"{variant.name}: asking about {options.clips} clips")
     assistant = load(str(trained.result), device="cpu", quiet=True)
-    examples = make_examples("video", options.clips, _SEED, variant.config.video_tower.image_size)
-    families = evaluate(assistant.model, assistant.processor, examples, CONDITIONS)
+    families = evaluate(assistant.model, assistant.processor, asked_of_all(options.clips, variant.config))
     stage = variant.recipe.stages[-1]
     figures = trained.stages[stage.name]
     result = {
@@ -146,8 +154,10 @@ def _together(families: dict[str, FamilyResult]) -> FamilyResult:
     parts = list(families.values())
     return FamilyResult(
         sum(part.questions for part in parts),
-        sum(part.constant for part in parts) / len(parts),
-        {name: sum(part.accuracy[name] for part in parts) / len(parts) for name in CONDITIONS},
+        fmean(part.constant for part in parts),
+        {name: fmean(part.accuracy[name] for part in parts) for name in CONDITIONS},
+        fmean(part.reversed_truth or 0.0 for part in parts),
+        fmean(part.constant_by_phrasing for part in parts),
     )
 
 
@@ -156,7 +166,8 @@ def _identity(variant: Variant, options: ExperimentOptions) -> dict[str, Any]:
     towers = None if variant.towers is None else recipe_values(variant.towers)
     recipe = recipe_values(variant.recipe)
     recipe["model"]["towers"] = None  # a path; `towers` says what is there
-    return {"recipe": recipe, "towers": towers, "clips": options.clips}
+    test = {"clips": options.clips, "photos": list(TEST_PHOTOS), "conditions": list(CONDITIONS)}
+    return {"recipe": recipe, "towers": towers, **test}
 
 
 def _stored(variant: Variant, output: Path, options: ExperimentOptions) -> dict[str, Any] | None:
@@ -168,8 +179,8 @@ def _stored(variant: Variant, output: Path, options: ExperimentOptions) -> dict[
     for key, value in _identity(variant, options).items():
         if result.get(key) != value:
             raise FilmstripError(
-                f"{path} is the result of another recipe, length or number of clips ({key} differs); give the same "
-                "ones, or another --output"
+                f"{path} is the result of another recipe, length or test ({key} differs); give the same ones, or "
+                "another --output"
             )
     return result
 
