@@ -5,10 +5,12 @@ Prints the losses of the steps it runs as a JSON list when it gets to the end.
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,8 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--kill-at", type=int)
     parser.add_argument("--signal", type=int, default=signal.SIGKILL)
+    parser.add_argument("--kill-worker-at", type=int, help="kill a data worker after this step")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds to wait after each step")
     parser.add_argument("--stop-at", type=int, help="end after this step with a checkpoint, on every process")
     parser.add_argument("--file-limit", type=int, help="bytes: larger files cannot be written, as on a full disk")
     options = parser.parse_args()
@@ -38,6 +42,9 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_limit, options.file_limit))
         if figures["step"] == options.kill_at:
             os.kill(os.getpid(), options.signal)
+        if figures["step"] == options.kill_worker_at:
+            os.kill(next(iter(multiprocessing.active_children())).pid or 0, signal.SIGKILL)
+        time.sleep(options.pause)
 
     if options.stop_at is not None:
         whole_train = loop.Trainer.run

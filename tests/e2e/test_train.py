@@ -49,7 +49,8 @@ def test_a_run_from_files_to_a_checkpoint(tmp_path: Path, checkpoint: Path) -> N
     recipe, output = write_recipe(tmp_path, checkpoint), tmp_path / "out"
     result = succeed("train", str(recipe), "--output", str(output), "--json").json
     assert result["stages"]["only"]["step"] == 6  # two passes of 11 samples in steps of 4
-    assert result["skipped"] == {"there is no conversation": 2}
+    assert result["skipped"] == {"there is no conversation": 2, "validation data, there is no conversation": 1}
+    assert result["warnings"] == 0
     assert Path(result["result"]) == output / "checkpoint"
     assert (output / "curves.png").stat().st_size > 5_000
     assert list((output / "only" / "tensorboard").iterdir())
@@ -74,6 +75,8 @@ def test_adapters_are_trained_and_merged(tmp_path: Path, checkpoint: Path) -> No
     output, merged = tmp_path / "out", tmp_path / "merged"
     shown = succeed("train", str(recipe), "--output", str(output), "--steps", "3")
     assert shown.out.splitlines()[-1] == str(output / "adapter")
+    assert f"sample answers go to {output / 'only' / 'answers.txt'}" in shown.err
+    assert re.search(r"^only, step 3: what is this -> .* \(true: a red square\)$", shown.err, re.MULTILINE), shown.err
     result = succeed("merge", str(checkpoint), str(output / "adapter"), str(merged), "--json")
     assert result.json == {"result": str(merged), "layers": 21, "rank": 2, "base": str(checkpoint)}
     assert "warning" not in result.err
@@ -84,6 +87,14 @@ def test_adapters_are_trained_and_merged(tmp_path: Path, checkpoint: Path) -> No
     assert not any("tower.patch" in name or "lm_head" in name for name in moved)
     refused = run("merge", str(checkpoint), str(output / "adapter"), str(merged))
     assert (refused.code, refused.err.count("\n")) == (2, 1)
+
+
+def test_one_process_of_several_speaks(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    result = succeed(
+        "train", str(write_recipe(tmp_path, checkpoint)), "--output", str(tmp_path / "out"), "--steps", "1"
+    )
+    assert result.out == ""
 
 
 def test_evaluation(tmp_path: Path, checkpoint: Path) -> None:
@@ -121,6 +132,11 @@ def test_another_file_of_the_same_name_does_not_get_the_answers_of_the_first(
         (("train", "tinny"), "did you mean 'tiny'"),
         (("train", "tiny", "--set", "tower.batch.sise=3"), "unknown setting 'sise'; did you mean 'size'?"),
         (("train", "tiny", "--minutes", "0"), "--minutes must be a number above zero"),
+        (("train", "tiny", "--minutes", "1", "--steps", "2"), "give --steps or --minutes, not both"),
+        (
+            ("train", "tiny", "--set", "language.batch.pack=true"),
+            "batch.pack does nothing in a stage of the task 'world'",
+        ),
         (("train", "tiny", "--output", "{tmp}/none", "--resume"), "there is no run to resume"),
         (("train", "align", "--output", "{tmp}/x", "--set", "model.checkpoint={tmp}/no"), "no checkpoint"),
         (("merge", "tiny", "{tmp}", "{tmp}/x"), "adapter_config.json"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from filmstrip.training.log import read_log
 from filmstrip.training.recipe_file import recipe_values
-from tests.training import small_recipe, sound_records
+from tests.training import small_recipe, sound_records, write_data
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -20,16 +21,20 @@ STEPS = 20
 CLOSE = 1e-4
 
 
-def run(recipe: Path, output: Path, processes: int = 1, *options: object) -> dict[int, float]:
-    """Losses of a run by step."""
+def start(recipe: Path, output: Path, processes: int = 1, *options: object) -> "subprocess.CompletedProcess[str]":
     launcher = [sys.executable, "-m"]
     if processes > 1:
         launcher += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
     command = [*launcher, "tests.training_process", str(recipe), str(output), *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+def run(recipe: Path, output: Path, processes: int = 1, *options: object) -> dict[int, float]:
+    """Losses of a run by step."""
+    done = start(recipe, output, processes, *options)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {line["step"]: line["loss"] for line in read_log(output / "only" / "log.jsonl")}
+    return losses_of(output)
 
 
 def write(folder: Path, name: str, **changes: Any) -> Path:
@@ -61,7 +66,7 @@ def alone(folder: Path) -> Path:
 
 
 def losses_of(output: Path) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in read_log(output / "only" / "log.jsonl")}
+    return {line["step"]: line["loss"] for line in read_log(output / "only" / "log.jsonl") if "loss" in line}
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
@@ -108,3 +113,36 @@ def test_the_published_recipes_shapes_run_on_two(folder: Path, stage: dict[str, 
     recipe = write(folder, name, steps=4, recipe=settings, **train)
     one, two = run(recipe, folder / f"{name}-1"), run(recipe, folder / f"{name}-2", 2)
     assert two == pytest.approx(one, abs=CLOSE if stage else 0.02)  # bfloat16 keeps 8 bits: 0.4 % of each value
+
+
+@pytest.mark.slow
+def test_two_processes_validate_as_one(folder: Path) -> None:
+    """With the running mean in the weights' place, which sharing must not mix up; the result is the best step's."""
+    held_out = write_data(folder / "held-out", sound_records())
+    data = {"validation": [str(held_out)]}
+    recipe = write(folder, "validated", steps=6, ema=0.9, data=data)
+    outputs = folder / "validated-1", folder / "validated-2"
+    one, two = run(recipe, outputs[0]), run(recipe, outputs[1], 2)
+    assert two == pytest.approx(one, abs=CLOSE)
+    scores = [
+        {
+            line["step"]: line["validation_loss"]
+            for line in read_log(output / "only" / "log.jsonl")
+            if "loss" not in line
+        }
+        for output in outputs
+    ]
+    assert list(scores[0]) == [2, 4, 6]
+    assert scores[1] == pytest.approx(scores[0], abs=CLOSE)
+    assert_same_weights(*outputs)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_after_the_same_step(folder: Path, alone: Path) -> None:
+    """They would wait for each other otherwise, one saving and the other in its next step."""
+    output = folder / "signalled"
+    recipe = write(folder, "signalled")
+    stopped = start(recipe, output, 2, "--kill-at", 5, "--signal", int(signal.SIGTERM))  # the first process alone
+    assert stopped.returncode != 0
+    assert (output / "only" / "checkpoints" / "step-00000005").is_dir(), stopped.stderr[-3000:]
+    assert run(recipe, output, 2) == pytest.approx(losses_of(alone), abs=CLOSE)

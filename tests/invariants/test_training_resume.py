@@ -1,10 +1,13 @@
 """Nothing is lost: a run that is killed again and again has the losses of one that was not, bit for bit."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,38 @@ PLAIN: dict[str, Any] = {
 ADAPTED: dict[str, Any] = {**PLAIN, "train": ["projector"], "lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}
 
 
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+
+
+def command(recipe: Path, output: Path, *options: object) -> list[str]:
+    return [sys.executable, "-m", "tests.training_process", str(recipe), str(output), *map(str, options)]
+
+
 def run(recipe: Path, output: Path, *options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.training_process", str(recipe), str(output), *map(str, options)]
-    environment = {"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    called = command(recipe, output, *options)
+    return subprocess.run(called, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False)
+
+
+def signal_when(
+    ready: Callable[[], bool], wait: float, number: signal.Signals, recipe: Path, output: Path, *options: object
+) -> tuple[int, str]:
+    """Start a run, and send a signal to all its processes `wait` seconds after `ready`; its exit code and errors."""
+    with subprocess.Popen(
+        command(recipe, output, *options),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while process.poll() is None and not ready():
+            time.sleep(0.0005)
+        time.sleep(wait)
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=100)
+    return process.returncode, errors
 
 
 def losses(output: Path) -> dict[int, float]:
@@ -94,6 +125,28 @@ def test_killed_again_and_again_while_dropout_draws(tmp_path: Path) -> None:
         assert (output / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
 
 
+def test_killed_from_outside_at_any_moment(recipe: Path, whole: Path) -> None:
+    """First anywhere in the run, then while a checkpoint is being written: other moments in every call of the test."""
+    seed = random.SystemRandom().randrange(2**32)
+    moments = random.Random(seed)
+    output = recipe.parent / "outside"
+    checkpoints = output / "only" / "checkpoints"
+    count = moments.randrange(1, 4)  # the checkpoint to meet
+    written: set[str] = set()
+
+    def is_writing() -> bool:
+        written.update(path.name for path in checkpoints.glob(".step-*.partial"))
+        return len(written) >= count
+
+    kill = (signal.SIGKILL, recipe, output, "--pause", 0.05)
+    signal_when((output / "only" / "log.jsonl").exists, moments.random(), *kill)
+    signal_when(is_writing, 0.01 * moments.random(), *kill)
+    done = run(recipe, output)
+    assert done.returncode == 0, (seed, done.stderr)
+    assert losses(output) == losses(whole), f"seed {seed}"
+    assert not list(checkpoints.glob(".*")), f"seed {seed}"
+
+
 def test_asked_to_stop(recipe: Path, whole: Path) -> None:
     """SIGTERM ends the run after the step under way with a checkpoint of that very step."""
     output = recipe.parent / "asked"
@@ -105,12 +158,41 @@ def test_asked_to_stop(recipe: Path, whole: Path) -> None:
     assert losses(output) == losses(whole)
 
 
-def test_a_disk_that_fills_up(recipe: Path, whole: Path) -> None:
-    """The system refuses to write: one line, with the last good checkpoint, from which the run goes on later."""
-    output = recipe.parent / "full"
-    stopped = run(recipe, output, "--file-limit", 4096)
+def test_all_processes_asked_to_stop(recipe: Path, whole: Path) -> None:
+    """As job systems do it: data workers are told, too, and the step under way still gets its samples."""
+    output = recipe.parent / "group"
+    second = output / "only" / "checkpoints" / "step-00000002"
+    code, errors = signal_when(second.exists, 0.0, signal.SIGTERM, recipe, output, "--pause", 0.2)
+    assert code == 130, errors
+    done = run(recipe, output)
+    assert len(json.loads(done.stdout)) < STEPS
+    assert losses(output) == losses(whole)
+
+
+def test_a_data_worker_that_dies(recipe: Path, whole: Path) -> None:
+    """One line that names it, and a checkpoint of the last step there were samples for."""
+    output = recipe.parent / "worker"
+    stopped = run(recipe, output, "--kill-worker-at", 3)
     assert stopped.returncode == 1
+    assert "Traceback" not in stopped.stderr
+    line = stopped.stderr.splitlines()[-1]
+    assert "a data worker died: process" in line
+    [last] = [path for path in (output / "only" / "checkpoints").iterdir() if path.name in line]
+    assert int(last.name.removeprefix("step-")) >= 3
+    done = run(recipe, output)
+    assert done.returncode == 0, done.stderr
+    assert losses(output) == losses(whole)
+
+
+@pytest.mark.parametrize(("limit", "what"), [(4096, "only/checkpoints"), (300, "cannot write the log in")])
+def test_a_disk_that_fills_up(recipe: Path, whole: Path, limit: int, what: str) -> None:
+    """The system refuses to write: one line, with the last good checkpoint, from which the run goes on later."""
+    output = recipe.parent / f"full-{limit}"
+    stopped = run(recipe, output, "--file-limit", limit)
+    assert stopped.returncode == 1
+    assert "Traceback" not in stopped.stderr
     assert stopped.stderr.count("FilmstripError: ") == 1
+    assert what in stopped.stderr
     assert "step-00000002" in stopped.stderr.splitlines()[-1]
     left = sorted(path.name for path in (output / "only" / "checkpoints").iterdir())
     assert left == ["step-00000002"]

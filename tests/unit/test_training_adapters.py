@@ -84,6 +84,37 @@ def test_saved_loaded_merged(base: Path, tmp_path: Path) -> None:
     assert (logits(merged) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merging_into_16_bits_rounds_once(base: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Adapters stay float32 until they are in the sum: weights are the rounding of the float32 merge."""
+    adapter = save(*trained(base), tmp_path / "adapter")
+    exact, halves = (load(base, dtype=dtype, compute="stored", quiet=True) for _ in range(2))
+    exact.model.float()
+    for assistant in (exact, halves):
+        load_adapter(assistant.model, adapter)
+        merge_adapters(assistant.model)
+    name = "text_tower.blocks.1.attention.q_proj.weight"
+    expected, merged = (assistant.model.get_parameter(name) for assistant in (exact, halves))
+    assert merged.dtype == dtype
+    assert torch.equal(merged, expected.to(dtype))
+
+
+def test_an_adapter_is_replaced_in_one_step(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old one is there until the new one is whole."""
+    place = save(*trained(base), tmp_path / "adapter")
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    assert save(*trained(base), place) == place
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("filmstrip.training.adapters.write_safetensors", fail)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save(*trained(base), place)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if "adapter" in path.name] == ["adapter"]
+
+
 def test_the_files_are_those_of_peft(base: Path, tmp_path: Path) -> None:
     from peft import LoraConfig
 

@@ -2,7 +2,10 @@
 
 import gc
 import json
+import os
 import pickle
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +18,19 @@ from hypothesis import strategies as st
 
 from filmstrip.api import Assistant, load
 from filmstrip.errors import ConfigError
+from filmstrip.media.encode import write_video
 from filmstrip.media.load import load_media
 from filmstrip.media.sample import FrameSelection
 from filmstrip.ops.masks import document_mask, document_positions
 from filmstrip.testing.tiny import write_tiny_checkpoint
-from filmstrip.training.batches import IGNORE, numbered_batches
+from filmstrip.training.batches import IGNORE, WorkerError, numbered_batches
 from filmstrip.training.dataset import RecordBatches, ValidationBatches, split_batch
 from filmstrip.training.examples import ExampleReader, collate_examples, pack_rows
 from filmstrip.training.language import LanguageTraining
 from filmstrip.training.order import SampleOrder
 from filmstrip.training.parallel import Parallel
-from filmstrip.training.recipe import BatchRecipe
+from filmstrip.training.probes import record_probe
+from filmstrip.training.recipe import BatchRecipe, SampleRecipe
 from filmstrip.training.records import DataError, RawRecord, parse_record, read_records
 from filmstrip.training.start import start_model
 from tests.training import conversation, small_recipe, sound_records, write_data, write_media
@@ -182,6 +187,60 @@ def test_lines_of_json(tmp_path: Path) -> None:
     assert [record.name for record in read_records([path])] == ["image", "video", "turns", "both", "text"]
 
 
+def test_a_bad_line_is_one_bad_sample(assistant: Assistant, media: Path, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    lines = [json.dumps(sound_records()[4]).encode(), b"", b'{"id": 7,', b'{"id": "\xff"}', b"[" * 10**5]
+    path.write_bytes(b"\n".join(lines))
+    records = read_records([path])
+    batch = batches(assistant, media, [{}]).read(records)
+    assert len(batch) == 1
+    assert [name for name, _ in batch.skipped] == ["#1", "#2", "#3"]
+    assert all(f"not valid JSON: line {number} of {path}" in batch.skipped[number - 3][1] for number in (3, 4, 5))
+    path.write_bytes(b"\n".join(lines[1:]))
+    with pytest.raises(DataError, match=r"no line that is valid JSON; the first is not valid JSON: line 2 of"):
+        read_records([path])
+
+
+def test_a_damaged_clip_is_used_and_named(assistant: Assistant, media: Path, tmp_path: Path) -> None:
+    """What is left of it is trained on, which nobody would see in the losses."""
+    frames = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    write_video(tmp_path / "cut.mkv", frames)
+    whole = (tmp_path / "cut.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    record = {"id": "cut", "video": "cut.mkv", "conversations": conversation("<video> what", "a square")}
+    batch = batches(assistant, tmp_path, [record]).read([raw(record, tmp_path), raw(sound_records()[4], tmp_path)])
+    assert (len(batch), batch.skipped) == (2, ())
+    assert {name for name, _ in batch.warnings} == {"cut"}
+    assert any("cut.mkv: " in text for _, text in batch.warnings)
+
+
+def test_a_sample_answer_sees_the_pictures_of_its_question(
+    assistant: Assistant, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "filmstrip.training.probes._answers", lambda _, prompts, *rest: asked.extend(prompts) or ["red"] * len(prompts)
+    )
+    record = raw({"image": ["a.png", "b.png"], "conversations": conversation("<image><image> which", "a")}, media)
+    [(question, _, truth)] = record_probe(assistant, reader(assistant), [record], SampleRecipe(count=1), "float32")
+    assert (question, truth) == ("which", "a")
+    expected = reader(assistant).read(record).images
+    assert not torch.equal(expected[0], expected[1])
+    assert all(torch.equal(one, other) for one, other in zip(asked[0].pixels_images, expected, strict=True))
+
+
+def test_a_sample_answer_ends_no_run(assistant: Assistant, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("deep inside a decoder")
+
+    monkeypatch.setattr("filmstrip.training.probes.load_media", fail)
+    records = [raw(sound_records()[0], media), raw(sound_records()[4], media)]
+    recipe = SampleRecipe(count=2, max_new_tokens=2)
+    assert [row[0] for row in record_probe(assistant, reader(assistant), records, recipe, "float32")] == [
+        "what is a video"
+    ]
+
+
 def test_a_prompt_without_end_of_sequence_is_refused(assistant: Assistant) -> None:
     plain = load_like(assistant, "hf-plain")
     with pytest.raises(ConfigError, match="'hf-plain' does not end answers with an end-of-sequence"):
@@ -326,3 +385,30 @@ def test_workers_start_after_videos_were_decoded_here(media: Path) -> None:
         assert list(numbered_batches(collect_garbage, 0, 2, 4)) == [0, 1, 2, 3]
     finally:
         gc.enable()
+
+
+def ignores_signals(_number: int) -> bool:
+    return signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+def die_at_three(number: int) -> int:
+    if number == 3:
+        time.sleep(1)  # until what was made before is on its way
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_workers_leave_signals_to_the_main_process() -> None:
+    """Job systems send SIGTERM to all processes of a run, and the step under way still needs its samples."""
+    assert list(numbered_batches(ignores_signals, 0, 1, 1)) == [True]
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_is_named() -> None:
+    """Where its batch would come, and nowhere else: an error in the middle of a step would tear the weights."""
+    before = signal.getsignal(signal.SIGCHLD)
+    coming = iter(numbered_batches(die_at_three, 1, 1, 9))
+    assert [next(coming), next(coming)] == [1, 2]
+    assert signal.getsignal(signal.SIGCHLD) == before
+    with pytest.raises(WorkerError, match=r"a data worker died: process \d+ was ended by SIGKILL .*out of memory"):
+        next(coming)

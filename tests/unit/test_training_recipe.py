@@ -12,6 +12,7 @@ from filmstrip.errors import ConfigError
 from filmstrip.training.recipe import Recipe
 from filmstrip.training.recipe_file import (
     change,
+    changed_recipe,
     find_recipe,
     limit_minutes,
     limit_steps,
@@ -118,6 +119,21 @@ def test_every_setting_has_a_meaning() -> None:
         ),
         ({"model": 7}, "expected settings by name"),
         ({"stages": 7}, "expected a list"),
+        ({"samples": {"every_steps": 0}}, "every_steps must be a number above zero"),
+        ({"samples": {"count": -1}}, "count must be a number above zero"),
+        ({"samples": {"max_new_tokens": 0}}, "max_new_tokens must be a number above zero"),
+        ({"model": {"architecture": "tiny", "preset": "original"}}, "preset goes with checkpoint"),
+        ({"stages": [{**STAGE, "batch": {"pack": True}}]}, "batch.pack does nothing in a stage of the task 'world'"),
+        ({"stages": [{**STAGE, "batch": {"group": "length"}}]}, "batch.group does nothing"),
+        (
+            {"stages": [{**STAGE, "data": {"files": "a.json"}}]},
+            "data.files does nothing in a stage of the task 'world'",
+        ),
+        ({"stages": [{**STAGE, "task": "clips", "world": {"questions": 3}}]}, "world.questions does nothing"),
+        (
+            {"stages": [{**STAGE, "task": "conversations", "data": {"files": "a"}, "world": {"photos": False}}]},
+            "world.photos does nothing in a stage of the task 'conversations'",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], words: str) -> None:
@@ -186,6 +202,25 @@ def test_changes() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             change(values, text)
+
+
+def test_changes_of_a_recipe_without_stages() -> None:
+    assert change({**VALUES, "stages": 7}, "seed=3")["seed"] == 3
+    with pytest.raises(ConfigError, match="unknown setting 'batch'"):
+        change({**VALUES, "stages": 7}, "batch.size=8")
+
+
+def test_paths_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run can be continued from another directory; bundled models and hub ids are no paths."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "tiny"):
+        (tmp_path / name).mkdir()
+    recipe = read_recipe(find_recipe("finetune"), ["model.checkpoint=mine", "data.files=a.json"])
+    assert recipe.model.checkpoint == str(tmp_path / "mine")
+    changed = changed_recipe(recipe, ["data.files=b.json", "model.checkpoint=tiny"])
+    assert changed.stages[0].data.files == (str(tmp_path / "b.json"),)
+    assert changed.model.checkpoint == "tiny"
+    assert changed_recipe(recipe, ["model.checkpoint=owner/name"]).model.checkpoint == "owner/name"
 
 
 def test_limits_of_time_and_steps() -> None:

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all.
+"""Directories, and files, that appear whole or not at all.
 
 Everything is written to a hidden directory `.NAME.<random>.partial` beside the destination, flushed to the disk, and
 then takes the destination's name in one step. Its writer holds a lock on it (`flock`, which the system releases when
@@ -13,7 +13,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filmstrip.errors import CheckpointError
@@ -28,18 +28,19 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 @contextmanager
-def atomic_directory(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(destination: Path, *, overwrite: bool = False, marker: str = MARKER) -> Iterator[Path]:
     """A new hidden directory to write into; at the end of the block it becomes `destination`.
 
-    If the block raises, everything written is removed. `overwrite` lets it take the place of a checkpoint: on Linux the
-    two change places in one step, so that there is a whole checkpoint at every moment; elsewhere there is none for the
-    moment between two renames. Raises `CheckpointError`, one line, for a destination that is in the way and for
-    whatever the system refuses (a full disk, a directory that may not be written).
+    If the block raises, everything written is removed. `overwrite` lets it take the place of a checkpoint (a directory
+    that holds the file `marker`): on Linux the two change places in one step, so that there is a whole checkpoint at
+    every moment; elsewhere there is none for the moment between two renames. Raises `CheckpointError`, one line, for a
+    destination that is in the way and for whatever the system refuses (a full disk, a directory that may not be
+    written).
     """
     partial = None
     try:
         destination = destination.resolve()
-        require_free(destination, overwrite=overwrite)
+        require_free(destination, overwrite=overwrite, marker=marker)
         remove_leftovers(destination)
         partial, lock = _create(destination)
         try:
@@ -56,14 +57,27 @@ def atomic_directory(destination: Path, *, overwrite: bool = False) -> Iterator[
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_free(destination: Path, *, overwrite: bool = False) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Give the file `path` this content in one step. Raises `CheckpointError` for whatever the system refuses."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        partial.write_bytes(content)
+        _sync(partial)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def require_free(destination: Path, *, overwrite: bool = False, marker: str = MARKER) -> None:
     """Raise `CheckpointError` unless `destination` may be written: absent, empty, or a checkpoint to overwrite."""
     try:
         if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
             return
         if not overwrite:
             raise CheckpointError(f"{destination} exists and is not empty; choose another place or ask to overwrite")
-        if not (destination / MARKER).is_file():
+        if not (destination / marker).is_file():
             raise CheckpointError(f"{destination} holds something other than a checkpoint; it is not overwritten")
     except OSError as error:
         raise CheckpointError(f"cannot write {destination}: {error.strerror or error}") from error

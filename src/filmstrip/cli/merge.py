@@ -29,16 +29,20 @@ def merge(
     filmstrip merge tiny runs/mine/adapter out --overwrite
     """
     with status("starting"):
+        from filmstrip.api.load import as_dtype
         from filmstrip.checkpoint.atomic import require_free
         from filmstrip.training.adapters import load_adapter, merge_adapters, read_adapter_info
     info = read_adapter_info(adapter)
     require_free(destination, overwrite=overwrite)
-    assistant = load_weights(open_model(base, device="cpu", preset=None), dtype, compute="stored")
+    target = as_dtype(dtype)
+    assistant = load_weights(open_model(base, device="cpu", preset=None), None, compute="stored")
     if info.base_hash and info.base_hash != assistant.origin.weights_hash:
         warn(f"the adapter was trained on other weights than these ({info.base or 'unnamed'}); the result may be poor")
     with status("merging"):
         load_adapter(assistant.model, adapter)
         layers = merge_adapters(assistant.model)
+        if target is not None:
+            assistant.model.to(target)  # after the sums, which are rounded once
         assistant.save(destination, overwrite=overwrite)
     if as_json:
         content = {"result": str(destination), "layers": layers, "rank": info.rank, "base": base}

@@ -4,26 +4,32 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from filmstrip.cli.terminal import errors, note, visible
 
 if TYPE_CHECKING:
+    from filmstrip.training.log import Rows
     from filmstrip.training.run import StageStart
 
 _LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal to draw a bar on
+_SHOWN_ANSWERS = 2  # of each round of sample answers; the file has all
 
 
 class TrainingDisplay:
-    """Progress of training on standard error: a bar on a terminal, else a line now and then."""
+    """Progress of training on standard error: a bar on a terminal, else a line now and then.
 
-    def __init__(self) -> None:
+    A `quiet` one is never called, and draws no bar.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         self.bar = Progress(
             TextColumn("{task.fields[stage]}"),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[figures]}"),
             console=errors,
             refresh_per_second=4,
-            disable=not errors.is_terminal,
+            disable=quiet or not errors.is_terminal,
         )
         self.task = self.bar.add_task("", total=1.0, stage="", figures="")
         self._spoke = 0.0
@@ -64,9 +70,15 @@ class TrainingDisplay:
             self._spoke = time.monotonic()
             note(f"{name} {100 * progress:.0f} % · {shown}")
 
+    def answers(self, name: str, step: int, rows: "Rows") -> None:
+        """Show the first sample answers of a round."""
+        for question, said, true in rows[:_SHOWN_ANSWERS]:
+            texts = (" ".join(text.split())[:100] for text in (question, said, true))
+            self.say("{}, step {:,}: {} -> {} (true: {})".format(name, step, *texts))
+
     def say(self, text: str) -> None:
         """A line for people."""
-        self.bar.console.print(visible(text), style="dim")
+        self.bar.console.print(Text(visible(text), style="dim"))
 
 
 def clock(seconds: float) -> str:

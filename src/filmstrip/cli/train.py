@@ -1,6 +1,7 @@
 """`filmstrip train`: run a recipe."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ import typer
 from filmstrip.cli import options
 from filmstrip.cli.progress import TrainingDisplay, clock
 from filmstrip.cli.terminal import note, status, warn
+from filmstrip.config.checks import require
 
 if TYPE_CHECKING:
     from filmstrip.training.run import RunResult
@@ -63,9 +65,17 @@ def train(
     filmstrip train lora --show
     """
     with status("starting"):
-        from filmstrip.training.recipe_file import find_recipe, limit_minutes, limit_steps, read_recipe, recipe_text
-        from filmstrip.training.run import Observer, changed_recipe, stored_recipe
+        from filmstrip.training.recipe_file import (
+            changed_recipe,
+            find_recipe,
+            limit_minutes,
+            limit_steps,
+            read_recipe,
+            recipe_text,
+        )
+        from filmstrip.training.run import Observer, stored_recipe
         from filmstrip.training.run import train as run_recipe
+    require(minutes is None or steps is None, "give --steps or --minutes, not both")
     settings = [*(changes or ()), *([f"seed={seed}"] if seed is not None else [])]
     chosen = read_recipe(find_recipe(recipe), () if resume else settings)
     place = output or Path("runs") / chosen.name
@@ -78,15 +88,18 @@ def train(
     if show:
         sys.stdout.write(recipe_text(chosen))
         return
-    display = TrainingDisplay()
+    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one
+    display = TrainingDisplay(quiet=not speaks)
+    observer = Observer(display.stage, display.step, display.say, display.answers)
     try:
         with display.bar:
-            result = run_recipe(
-                chosen, place, resume=resume, observer=Observer(display.stage, display.step, display.say)
-            )
+            result = run_recipe(chosen, place, resume=resume, observer=observer)
     except KeyboardInterrupt:
-        note(f"stopped; `filmstrip train {recipe} --output {place} --resume` goes on from here")
+        if speaks:
+            note(f"stopped; `filmstrip train {recipe} --output {place} --resume` goes on from here")
         raise
+    if not speaks:
+        return
     if as_json:
         sys.stdout.write(json.dumps(_content(result)) + "\n")
     else:
@@ -97,9 +110,11 @@ def _content(result: "RunResult") -> dict[str, Any]:
     return {
         "output": str(result.output),
         "result": str(result.result),
+        "result_step": result.result_step,
         "best": None if result.best is None else str(result.best),
         "stages": result.stages,
         "skipped": result.skipped,
+        "warnings": result.warnings,
     }
 
 
@@ -112,6 +127,12 @@ def _print(result: "RunResult") -> None:
             )
     for reason, count in sorted(result.skipped.items(), key=lambda item: -item[1]):
         warn(f"{count} {'sample' if count == 1 else 'samples'} skipped: {reason} (see skipped.jsonl)")
-    if result.best is not None:
+    if result.warnings:
+        many = "sample was" if result.warnings == 1 else "samples were"
+        warn(f"{result.warnings} {many} used though something is wrong with them (see warnings.jsonl)")
+    last = list(result.stages.values())[-1].get("step", result.result_step)
+    if result.result_step != last:
+        note(f"the result is that of step {result.result_step:,}, which has the lowest loss on the validation data")
+    elif result.best is not None:
         note(f"the best checkpoint by loss was an earlier one, and is kept: {result.best}")
     sys.stdout.write(f"{result.result}\n")

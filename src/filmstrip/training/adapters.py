@@ -4,7 +4,6 @@ A saved adapter is a directory in peft's format (`adapter_config.json`, `adapter
 `other_weights.safetensors`: what was trained beside the adapters, the projector in the published recipe.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -76,9 +75,7 @@ def save_adapter(model: nn.Module, info: AdapterInfo, directory: Path) -> Path:
         "target_modules": list(info.modules),
         "task_type": None,
     }
-    if (directory / CONFIG_FILE).is_file():
-        shutil.rmtree(directory)
-    with atomic_directory(directory) as partial:
+    with atomic_directory(directory, overwrite=True, marker=CONFIG_FILE) as partial:
         (partial / CONFIG_FILE).write_bytes(json_bytes(config))
         (partial / BASE_FILE).write_bytes(json_bytes({"weights_hash": info.base_hash}))
         for name, tensors in ((ADAPTER_FILE, adapters), (OTHER_FILE, others)):
@@ -116,6 +113,9 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
     if (directory / OTHER_FILE).exists():
         _fill(model, open_tensor_file(directory / OTHER_FILE), lambda name: name)
     _inject(model, info.modules, info.rank, info.alpha, dropout=0.0)
+    for name, parameter in model.named_parameters():
+        if _MARK in name:  # peft gives an adapter the dtype of its layer, which may be half of what is in the file
+            parameter.data = parameter.data.float()
     filled = _fill(model, open_tensor_file(directory / ADAPTER_FILE), _from_peft)
     missing = sorted({name for name, _ in model.named_parameters() if _MARK in name} - filled)
     if missing:
@@ -127,18 +127,23 @@ def load_adapter(model: nn.Module, directory: Path) -> AdapterInfo:
 def merge_adapters(model: nn.Module) -> int:
     """Add every adapter to the weights of its layer and take it off; returns how many there were.
 
-    Raises `CheckpointError` when the result is not finite.
+    Sums are made in float32 and rounded once, to the dtype of the layer. Raises `CheckpointError` when the result is
+    not finite.
     """
     from peft.tuners.lora import LoraLayer
 
     adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     for name, module in adapted:
-        try:
-            module.merge(safe_merge=True)
-        except ValueError as error:
-            raise CheckpointError(f"the adapter on {name} cannot be merged: {error}") from error
+        layer = module.get_base_layer()
+        merged = layer.weight.data.float()
+        for adapter in module.active_adapters:
+            merged = merged + module.get_delta_weight(adapter).float()
+        merged = merged.to(layer.weight.dtype)
+        if not bool(merged.isfinite().all()):
+            raise CheckpointError(f"the adapter on {name} cannot be merged: the sum is not finite")
+        layer.weight.data = merged
         parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, module.get_base_layer())
+        setattr(model.get_submodule(parent), attribute, layer)
     return len(adapted)
 
 

@@ -3,19 +3,47 @@
 import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from multiprocessing.connection import wait
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from filmstrip.errors import FilmstripError
 from filmstrip.media.transform import CLIP_MEAN, CLIP_STD, normalise
 from filmstrip.shapes import Float, Int, Tensor
 
 T = TypeVar("T", bound="TensorBatch")
 MakeBatch = Callable[[int], Any]
 IGNORE = -100  # a label that does not count
+
+
+class WorkerError(FilmstripError):
+    """A process that makes batches died."""
+
+
+@runtime_checkable
+class TrainingBatch(Protocol):
+    """What the loop must know about a batch.
+
+    `weight` is the number of targets that its mean loss is over (tokens, stills), `tokens` what is read, padding not
+    counted; `skipped` names the samples that were left out, `warnings` those that were used though something is wrong
+    with them, each with what it is.
+    """
+
+    @property
+    def weight(self) -> float: ...  # noqa: D102
+    @property
+    def tokens(self) -> int: ...  # noqa: D102
+    @property
+    def skipped(self) -> Sequence[tuple[str, str]]: ...  # noqa: D102
+    @property
+    def warnings(self) -> Sequence[tuple[str, str]]: ...  # noqa: D102
+    def __len__(self) -> int: ...
+    def to(self, device: torch.device) -> "TrainingBatch": ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,11 @@ class DrawnBatch(TensorBatch):
         """There are none."""
         return ()
 
+    @property
+    def warnings(self) -> tuple[()]:
+        """There are none."""
+        return ()
+
 
 @dataclass(frozen=True)
 class ConversationBatch(TensorBatch):
@@ -55,8 +88,8 @@ class ConversationBatch(TensorBatch):
     `input_ids`, not shifted. `motion` says what moves in each frame (drawn videos only, `motion.motion_labels`).
     `image_sizes` are heights and widths in pixels. `documents` number the conversations that share a row, -1 for
     padding; None: one conversation a row. `branches` number texts that go on from one beginning (0), -1 for padding
-    (`ops.masks.branch_mask`). `skipped` has the samples that were left out and why. `num_samples` and
-    `num_tokens` leave padding out.
+    (`ops.masks.branch_mask`). `skipped` has the samples that were left out and why, `warnings` what is wrong with some
+    that were not. `num_samples` and `num_tokens` leave padding out.
     """
 
     input_ids: Int[Tensor, "B T"]
@@ -68,6 +101,7 @@ class ConversationBatch(TensorBatch):
     documents: Int[Tensor, "B T"] | None = None
     branches: Int[Tensor, "B T"] | None = None
     skipped: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[tuple[str, str]] = ()
     num_samples: int = 0
     num_tokens: int = 0
 
@@ -102,15 +136,55 @@ class _Numbered(IterableDataset[Any]):
 
 
 class _Loader(DataLoader[Any]):
-    """A `DataLoader` that may be started after videos were decoded in this process.
+    """A `DataLoader` that may be started after videos were decoded in this process, and that names a worker that dies.
 
     PyAV leaves scalers with threads behind as garbage; a forked worker that collected it would wait for threads that
     it does not have. So garbage is collected before the fork, and workers leave alone what they inherit.
+
+    Workers end with the iterator: when it is used up, closed, or raises. They must, because they ignore the SIGTERM
+    with which Python would end them, and then wait for them, at the end of the program.
     """
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Raises `WorkerError` where the batch of a worker that died would come, and nowhere else."""
         gc.collect()
-        return super().__iter__()
+        with _child_handler_kept():
+            batches = super().__iter__()
+        try:
+            yield from batches
+        except (RuntimeError, OSError, EOFError) as error:  # the last two from reading what a dead worker shared
+            told = _deaths(getattr(batches, "_workers", ()))
+            if not told:
+                raise
+            raise WorkerError(f"a data worker died: {told}") from error
+        finally:
+            getattr(batches, "_shutdown_workers", lambda: None)()
+
+
+@contextmanager
+def _child_handler_kept() -> Iterator[None]:
+    """Take back the handler that PyTorch sets for the death of a child: it raises wherever the program is at that
+    moment, in the middle of an optimizer's step too. What waits for a batch looks after its workers without it.
+    """
+    number = getattr(signal, "SIGCHLD", None)  # not on Windows
+    before = None if number is None else signal.getsignal(number)
+    yield
+    if number is not None and before is not None:
+        with suppress(ValueError):  # only the main thread may handle signals
+            signal.signal(number, before)
+
+
+def _deaths(workers: Sequence[Any]) -> str:
+    """Which processes died, and of what; one that is dying has a second to do so."""
+    wait([worker.sentinel for worker in workers], 1.0)
+    return ", ".join(f"process {worker.pid} {_end(worker.exitcode)}" for worker in workers if worker.exitcode)
+
+
+def _end(exit_code: int) -> str:
+    if exit_code > 0:
+        return f"ended with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    return f"was ended by {name}{' (most often the system, out of memory)' if name == 'SIGKILL' else ''}"
 
 
 def numbered_batches(make: MakeBatch, start: int = 0, num_workers: int = 1, stop: int | None = None) -> DataLoader[Any]:
@@ -127,7 +201,9 @@ def numbered_batches(make: MakeBatch, start: int = 0, num_workers: int = 1, stop
 def _prepare_worker(_worker: int) -> None:
     gc.freeze()
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the run
+    # Ctrl-C and what job systems send reach all processes of a group; the main one ends the run, and its workers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def pad_right(

@@ -20,20 +20,23 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from filmstrip.checkpoint.atomic import atomic_directory
+from filmstrip.checkpoint.atomic import atomic_directory, remove_leftovers, replace_file
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.write import json_bytes
-from filmstrip.errors import CheckpointError
+from filmstrip.errors import CheckpointError, FilmstripError
 from filmstrip.shapes import Tensor
 from filmstrip.training.optimizer import RunningMean
 
 STATE_FILE = "run.json"
 _NAME = re.compile(r"step-(\d{8})")
+_LEFT = re.compile(r"\.(step-\d{8})\..*")  # what a writer that was killed left of a checkpoint
 
 
 @dataclass
 class RunState:
-    """Where a stage stands. `score` is the figure by which the best checkpoint is chosen (lower is better)."""
+    """Where a stage stands. `score` is the figure by which the best checkpoint is chosen (lower is better); None where
+    there is none yet, or none that says anything.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -47,6 +50,10 @@ class CheckpointStore:
 
     def __init__(self, directory: Path, keep: int) -> None:
         self.directory, self.keep = directory, keep
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.directory / f"step-{step:08d}"
 
     def paths(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
@@ -63,12 +70,11 @@ class CheckpointStore:
     def save(self, tensors: dict[str, Tensor], state: RunState) -> Path:
         """Write a checkpoint of this step; on every process, which all write their shards.
 
-        Raises `CheckpointError`, naming the last good checkpoint, when it cannot be written (a full disk).
+        Raises `CheckpointError` when it cannot be written (a full disk).
         """
-        path = self.directory / f"step-{state.step:08d}"
+        path = self.path(state.step)
         if path.exists():
             return path
-        last = self.last()
         try:
             with _shared_directory(path) as partial:
                 _require_room(partial, tensors)
@@ -76,11 +82,25 @@ class CheckpointStore:
                 if is_first_process():
                     (partial / STATE_FILE).write_bytes(json_bytes(asdict(state)))
         except (CheckpointError, OSError, RuntimeError) as error:
-            reason = str(error).split("\n", maxsplit=1)[0]
-            raise CheckpointError(f"{reason}; the last good checkpoint is {last or 'none'}") from error
+            raise CheckpointError(str(error).split("\n", maxsplit=1)[0]) from error
         if is_first_process():
             self._remove_old()
         return path
+
+    def rate(self, state: RunState) -> None:
+        """Write the score of a step down in its checkpoint, by the first process. Raises `CheckpointError`."""
+        if is_first_process():
+            replace_file(self.path(state.step) / STATE_FILE, json_bytes(asdict(state)))
+            self._remove_old()
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Errors of the block, and what the system refuses in it, as one line that names the last good checkpoint."""
+        try:
+            yield
+        except (FilmstripError, OSError) as error:
+            kind = type(error) if isinstance(error, FilmstripError) else CheckpointError
+            raise kind(f"{error}; the last good checkpoint is {self.last() or 'none'}") from error
 
     def load(self, path: Path, tensors: dict[str, Tensor]) -> RunState:
         """Fill `tensors` in place; returns where the run stood. Raises `CheckpointError` when they do not fit."""
@@ -96,6 +116,13 @@ class CheckpointStore:
         """The checkpoint with the lowest score, or the last one."""
         scored = [(state.score, path) for path in self.paths() if (state := read_state(path)).score is not None]
         return min(scored)[1] if scored else self.last()
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed writers left of checkpoints; what a running one writes is left alone."""
+        if self.directory.is_dir():
+            left = {match[1] for path in self.directory.iterdir() if (match := _LEFT.fullmatch(path.name))}
+            for name in left:
+                remove_leftovers(self.directory / name)
 
     def _remove_old(self) -> None:
         paths, best = self.paths(), self.best()

@@ -22,7 +22,9 @@ LOSSES, SHARES = ("loss", "answer"), ("right", "state_right", "patch_right", "fr
 def plot_run(
     directory: Path, stages: Sequence[str], path: Path, note: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Write a PNG with one column per stage, against samples seen. Without matplotlib there is a note instead."""
+    """Write a PNG with one column per stage, against samples seen. Where it cannot be written, and without matplotlib,
+    there is a note instead: the curves can be drawn again from the log.
+    """
     try:
         import matplotlib as mpl
     except ImportError:
@@ -40,8 +42,11 @@ def plot_run(
         _plot(axes[1][column], log, SHARES, 100.0)
         axes[0][column].set(title=stage, ylabel="loss")
         axes[1][column].set(xlabel="samples seen", ylabel="%", ylim=(0, 101))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        note(f"no {path.name}: {error.strerror or error}")
     plt.close(figure)
 
 

@@ -51,16 +51,19 @@ class RecordBatches:
         """One batch of these records."""
         examples: list[Example] = []
         skipped: list[tuple[str, str]] = []
+        warnings: list[tuple[str, str]] = []
         for record in records:
             try:
-                examples.append(self.reader.read(record))
+                example = self.reader.read(record)
+                examples.append(example)
+                warnings += [(record.name, text) for text in example.warnings]
             except FilmstripError as error:
                 skipped.append((record.name, str(error)))
             except Exception as error:  # one sample of a million must not end a run of days, whatever is wrong with it
                 skipped.append((record.name, f"unexpected {type(error).__name__}: {error}"))
         pad_id = self.reader.processor.model_config.pad_token_id
         pack_to = self.reader.max_tokens if self.recipe.pack else None
-        return collate_examples(examples, pad_id, pack_to=pack_to, skipped=skipped)
+        return collate_examples(examples, pad_id, pack_to=pack_to, skipped=skipped, warnings=warnings)
 
 
 class ValidationBatches:

@@ -19,13 +19,16 @@ from filmstrip.training.records import DataError, RawRecord, parse_record
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation: ids with placeholders expanded, labels (IGNORE but on the assistant's tokens), pixels."""
+    """One conversation: ids with placeholders expanded, labels (IGNORE but on the assistant's tokens), pixels, and what
+    is wrong with its media.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
     images: tuple[Tensor, ...] = ()
     videos: tuple[Tensor, ...] = ()
     image_sizes: tuple[tuple[int, int], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of tokens, visual ones included."""
@@ -53,7 +56,10 @@ class ExampleReader:
         )
 
     def read(self, raw: RawRecord) -> Example:
-        """Read a record's media and tokenise its conversation. Raises `FilmstripError` when it cannot be used."""
+        """Read a record's media and tokenise its conversation. Raises `FilmstripError` when it cannot be used.
+
+        A clip that is damaged in part, or has fewer frames than are taken, is used; the example's `warnings` say so.
+        """
         record = parse_record(raw)
         clips = [load_media(path, self.selection) for _, path in record.media]
         prompt = self.processor.prepare(clips, record.turns, add_generation_prompt=False)
@@ -64,7 +70,8 @@ class ExampleReader:
         if not (labels != IGNORE).any():
             raise DataError("no token of an answer is left to learn from")
         ids = np.array(prompt.plan.input_ids)
-        return Example(ids, labels, prompt.pixels_images, prompt.pixels_videos, prompt.image_sizes)
+        warnings = tuple(f"{clip.path}: {text}" for clip in clips for text in clip.warnings)
+        return Example(ids, labels, prompt.pixels_images, prompt.pixels_videos, prompt.image_sizes, warnings)
 
     def _labels(self, plan: PromptPlan) -> np.ndarray:
         """The ids of the assistant's spans, and of the end-of-sequence a template writes behind one."""
@@ -80,7 +87,12 @@ class ExampleReader:
 
 
 def collate_examples(
-    examples: Sequence[Example], pad_id: int, *, pack_to: int | None = None, skipped: Sequence[tuple[str, str]] = ()
+    examples: Sequence[Example],
+    pad_id: int,
+    *,
+    pack_to: int | None = None,
+    skipped: Sequence[tuple[str, str]] = (),
+    warnings: Sequence[tuple[str, str]] = (),
 ) -> ConversationBatch:
     """One batch: each example a row, padded on the right, or several behind one another in rows of up to `pack_to`.
 
@@ -109,6 +121,7 @@ def collate_examples(
         image_sizes=torch.tensor(sizes) if sizes else None,
         documents=_documents(rows, examples, input_ids.shape[1]) if pack_to is not None and rows else None,
         skipped=tuple(skipped),
+        warnings=tuple(warnings),
         num_samples=len(examples),
         num_tokens=sum(len(example) for example in examples),
     )

@@ -5,46 +5,29 @@ continued from a checkpoint does exactly what an uninterrupted run would have do
 """
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
 
 from filmstrip.errors import FilmstripError
-from filmstrip.shapes import Tensor
-from filmstrip.training.checkpoints import CheckpointStore, RunState, is_first_process, training_state
-from filmstrip.training.log import SKIPPED_FILE, RunLog
+from filmstrip.training.batches import TrainingBatch, WorkerError
+from filmstrip.training.checkpoints import CheckpointStore, RunState, is_first_process, read_state, training_state
+from filmstrip.training.log import SKIPPED_FILE, Rows, RunLog
 from filmstrip.training.optimizer import RunningMean, clip_gradients, make_optimizer, set_rate
-from filmstrip.training.parallel import Parallel
+from filmstrip.training.parallel import Parallel, share_again
 from filmstrip.training.recipe import CheckpointRecipe, OptimizerRecipe
 from filmstrip.training.schedule import Schedule
+from filmstrip.training.signals import stop_on_signal
+from filmstrip.training.validation import Validation
 
 _EMPTY_STEPS = 20  # so many steps in a row without one readable sample end the run
-
-
-@runtime_checkable
-class TrainingBatch(Protocol):
-    """What the loop must know about a batch.
-
-    `weight` is the number of targets that its mean loss is over (tokens, stills), `tokens` what is read, padding not
-    counted; `skipped` names the samples that were left out, with reasons.
-    """
-
-    @property
-    def weight(self) -> float: ...  # noqa: D102
-    @property
-    def tokens(self) -> int: ...  # noqa: D102
-    @property
-    def skipped(self) -> Sequence[tuple[str, str]]: ...  # noqa: D102
-    def __len__(self) -> int: ...
-    def to(self, device: torch.device) -> "TrainingBatch": ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -64,18 +47,22 @@ class LoopSettings:
 @dataclass(frozen=True)
 class Hooks:
     """What happens beside training. `on_step` sees each step's figures, `validate` gives a loss at every checkpoint,
-    `answer` rows of (question, said, true).
+    `answer` sample answers, which `on_answers` sees with the number of steps before them; `on_note` is told what a
+    person should know.
     """
 
     on_step: Callable[[dict[str, Any]], None] = lambda figures: None
-    validate: Callable[[], float] | None = None
-    answer: Callable[[], list[tuple[str, str, str]]] | None = None
+    validate: Callable[[], Validation] | None = None
+    answer: Callable[[], Rows] | None = None
+    on_answers: Callable[[int, Rows], None] = lambda step, rows: None
+    on_note: Callable[[str], None] = lambda text: None
 
 
 class Trainer:
     """Runs one stage: `task(batch, progress)` gives a mean loss and figures for the log.
 
-    `directory` receives the logs and `checkpoints/`; the newest checkpoint there is continued.
+    `directory` receives the logs and `checkpoints/`; the newest checkpoint there is continued. `result_step` is the
+    step whose weights the model has after `run`.
     """
 
     def __init__(
@@ -92,6 +79,9 @@ class Trainer:
         last = self.store.last()
         if last is not None:
             self.state = self.store.load(last, training_state(task, self.optimizer, self.mean))
+        if is_first_process():
+            self.store.remove_leftovers()
+        self.result_step = self.state.step
 
     @property
     def first_batch(self) -> int:
@@ -101,41 +91,67 @@ class Trainer:
     def run(self, batches: Iterable[TrainingBatch]) -> None:
         """Train to the end of the schedule; `batches` start at number `first_batch`.
 
-        Afterwards the model has its final weights: the running mean, if one is kept. Raises `FilmstripError`, naming
-        the last good checkpoint, when a loss is not a number, a checkpoint or the log cannot be written, or no sample
-        can be read. An interrupt (Ctrl-C, SIGTERM) ends it after the step under way, with a checkpoint.
+        Afterwards the model has its final weights: the running mean, if one is kept; those of the checkpoint with the
+        lowest loss on the validation data, if there is any and the recipe does not want the last. Raises
+        `FilmstripError`, naming the last good checkpoint, when a loss is not a number, a checkpoint or the log cannot
+        be written, no sample can be read, or a process that reads them dies. An interrupt (Ctrl-C, SIGTERM) ends it
+        after the step under way, with a checkpoint.
         """
-        if self.settings.schedule.progress(self.state.step, self.state.seconds) < 1.0:
-            log = RunLog(self.directory, self.state.step) if is_first_process() else None
-            try:
-                self._train(iter(batches), log)
-            finally:
-                if log is not None:
-                    log.close()
-        if self.mean is not None:
-            self.mean.apply()
+        done = self.settings.schedule.progress(self.state.step, self.state.seconds) >= 1.0
+        if not done or self._is_unscored():
+            with self.store.named_in_errors(), self._open_log() as log:
+                if self._is_unscored():  # it was stopped after it had saved, before it had validated
+                    self._validate(log)
+                if not done:
+                    self._train(batches, log)
+        self._take_result()
 
-    def _train(self, batches: Iterator[TrainingBatch], log: RunLog | None) -> None:
+    @contextmanager
+    def _open_log(self) -> Iterator[RunLog | None]:
+        log = RunLog(self.directory, self.state.step, self.hooks.on_note) if is_first_process() else None
+        try:
+            yield log
+        finally:
+            if log is not None:
+                log.close()
+
+    def _train(self, batches: Iterable[TrainingBatch], log: RunLog | None) -> None:
         state, schedule = self.state, self.settings.schedule
         started = time.monotonic() - state.seconds
         saved = (state.step, state.seconds)
+        stopping = False
         if state.step == 0:
             self._report_answers(log)
-        with _stop_on_signal() as stop:
-            while schedule.progress(state.step, state.seconds) < 1.0 and not stop:
-                micro_batches = list(islice(batches, self.settings.micro_batches))
+        with _closing(iter(batches)) as coming, stop_on_signal() as stop:
+            while schedule.progress(state.step, state.seconds) < 1.0 and not stopping:
+                micro_batches = self._next(coming, saved[0], log)
                 if not micro_batches:
                     break
                 figures = self._step(micro_batches, schedule.progress(state.step, state.seconds))
                 state.step += 1
-                state.seconds = self.parallel.from_first(time.monotonic() - started)
+                state.seconds = time.monotonic() - started
                 self._write(log, micro_batches, figures)
-                if self._is_due(*saved):
+                # Clocks differ, and signals come to one process earlier than to another: all must decide alike.
+                state.seconds, stopping = self.parallel.agree(state.seconds, bool(stop))
+                if self._is_due(*saved) and not stopping:
                     self._save(log)
                     saved = (state.step, state.seconds)
-        self._save(log)
-        if stop:
-            raise KeyboardInterrupt
+            if state.step != saved[0]:
+                self._save(log, validate=not stopping)  # who asks to stop does not wait; a run that goes on validates
+            if self.parallel.agree(state.seconds, bool(stop))[1]:
+                raise KeyboardInterrupt
+
+    def _next(self, batches: Iterator[TrainingBatch], saved: int, log: RunLog | None) -> list[TrainingBatch]:
+        """The batches of the next step. If a process that makes them dies, what was done since step `saved` is saved
+        before the run ends.
+        """
+        try:
+            return list(islice(batches, self.settings.micro_batches))
+        except WorkerError:
+            # Other processes know nothing of it and could not take part.
+            if self.parallel.mesh is None and self.state.step != saved:
+                self._save(log, validate=False)
+            raise
 
     def _step(self, batches: Sequence[TrainingBatch], progress: float) -> dict[str, float]:
         """One optimizer step. The loss is the mean over all targets of all its batches on all devices."""
@@ -181,7 +197,7 @@ class Trainer:
         what = f"the loss of step {self.state.step} is {loss}"
         if math.isfinite(loss):
             what = f"the gradient's norm in step {self.state.step} is {norm} (at a loss of {loss:.4g})"
-        raise FilmstripError(f"{what}; the last good checkpoint is {self.store.last() or 'none'}")
+        raise FilmstripError(what)
 
     def _require_samples(self, total: float) -> None:
         self._empty_steps = 0 if total else self._empty_steps + 1
@@ -199,10 +215,14 @@ class Trainer:
             "seconds": round(state.seconds, 3),
             **{name: value if name == "loss" else float(f"{value:.6g}") for name, value in figures.items()},
         }
-        skipped = self.parallel.gather([item for batch in batches for item in batch.skipped])
+        here = [(batch.skipped, batch.warnings) for batch in batches]
+        everywhere = self.parallel.gather(here)
+        skipped = [item for left_out, _ in everywhere for item in left_out]
         if log is not None:
             for sample, reason in skipped:
                 log.skipped(state.step, sample, reason)
+            for sample, reason in (item for _, warned in everywhere for item in warned):
+                log.warning(state.step, sample, reason)
             log.step({**line, "skipped": len(skipped)} if skipped else line)
         self.hooks.on_step({**line, "skipped": len(skipped)})
         every = self.settings.samples_every
@@ -211,7 +231,9 @@ class Trainer:
 
     def _report_answers(self, log: RunLog | None) -> None:
         if self.hooks.answer is not None and log is not None and self.settings.samples_every is not None:
-            log.answers(self.state.step, self.hooks.answer())
+            rows = self.hooks.answer()
+            log.answers(self.state.step, rows)
+            self.hooks.on_answers(self.state.step, rows)
 
     def _is_due(self, step: int, seconds: float) -> bool:
         every = self.settings.checkpoints
@@ -219,48 +241,71 @@ class Trainer:
         by_time = every.every_minutes is not None and self.state.seconds - seconds >= 60 * every.every_minutes
         return by_steps or by_time
 
-    def _save(self, log: RunLog | None) -> None:
-        """Logs first: a checkpoint says that the lines up to its step are on the disk."""
+    def _save(self, log: RunLog | None, *, validate: bool = True) -> None:
+        """Logs first: a checkpoint says that the lines up to its step are on the disk. It is there before it is scored:
+        whatever happens to the validation, it is not lost.
+        """
         if log is not None:
             log.flush()
-        if self.hooks.validate is not None:
-            self.state.score = self.hooks.validate()
-        elif self._recent:
+        self.state.score = None
+        if self.hooks.validate is None and self._recent:
             self.state.score = sum(self._recent) / len(self._recent)
         self._recent = []
         self.store.save(training_state(self.task, self.optimizer, self.mean), self.state)
+        if validate and self.hooks.validate is not None:
+            self._validate(log)
+
+    def _is_unscored(self) -> bool:
+        return self.hooks.validate is not None and self.state.step > 0 and self.state.score is None
+
+    def _validate(self, log: RunLog | None) -> None:
+        """Score the checkpoint of this step. A loss that says nothing is no score: it would be the best for ever."""
+        if self.hooks.validate is None:
+            return
+        with self._autocast(), self._as_result():
+            found = self.hooks.validate()
+        if log is not None:
+            log.skipped_validation(self.state.step, found.skipped)
+        if found.fault is not None:
+            self.hooks.on_note(f"the checkpoint of step {self.state.step} has no score: {found.fault}")
+            return
+        if log is not None:
+            log.step({"step": self.state.step, "validation_loss": found.loss})
+            log.flush()
+        self.state.score = found.loss
+        self.store.rate(self.state)
+
+    @contextmanager
+    def _as_result(self) -> Iterator[None]:
+        """The weights for the block are those that the result would have now."""
+        if self.mean is not None:
+            self.mean.swap()
+        try:
+            yield
+        finally:
+            share_again(self.task, self.parallel)
+            if self.mean is not None:
+                self.mean.swap()
+
+    def _take_result(self) -> None:
+        """Give the model the weights that `run` promises."""
+        self.result_step = self.state.step
+        if self.hooks.validate is not None and self.settings.checkpoints.result == "best":
+            best = self.store.best() if is_first_process() else None  # others might see one that is being removed
+            step = 0 if best is None else read_state(best).step
+            self.result_step = int(self.parallel.from_first(float(step))) or self.state.step
+            if self.result_step != self.state.step:
+                self.store.load(self.store.path(self.result_step), training_state(self.task, self.optimizer, self.mean))
+        if self.mean is not None:
+            self.mean.apply()
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """A list that fills when the process is asked to stop; a second time it stops at once, as usual."""
-    received: list[int] = []
-    previous: dict[signal.Signals, Any] = {}
-
-    def remember(number: int, _frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    with suppress(ValueError):  # only the main thread may handle signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.getsignal(number)
-            signal.signal(number, remember)
+def _closing(batches: Iterator[TrainingBatch]) -> Iterator[Iterator[TrainingBatch]]:
+    """`contextlib.closing` for whatever iterates: processes that make batches end with their iterator."""
     try:
-        yield received
+        yield batches
     finally:
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)
-
-
-def mean_loss(task: nn.Module, batches: Iterable[TrainingBatch], parallel: Parallel) -> float:
-    """The loss over all targets of `batches` with the weights as they are; for validation."""
-    total, weight = 0.0, 0.0
-    was_training = task.training
-    task.eval()
-    with torch.no_grad():
-        for batch in batches:
-            loss: Tensor = task(batch.to(parallel.device), 1.0)[0]
-            total += loss.item() * batch.weight
-            weight += batch.weight
-    task.train(was_training)
-    return parallel.sum(total) / max(parallel.sum(weight), 1)
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()

@@ -114,6 +114,14 @@ class RunningMean:
             self.means[name].lerp_(parameter, 1 - decay)
 
     @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange means and weights; a second time puts both back, bit for bit."""
+        for name, parameter in self.parameters.items():
+            weight = parameter.detach().clone()
+            parameter.copy_(self.means[name])
+            self.means[name].copy_(weight)
+
+    @torch.no_grad()
     def apply(self) -> None:
         """Put the means in the place of the weights."""
         for name, parameter in self.parameters.items():

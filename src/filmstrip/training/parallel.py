@@ -48,8 +48,18 @@ class Parallel:
         distributed.all_reduce(tensor, group=self.mesh["data"].get_group())
         return tensor.item()
 
+    def agree(self, seconds: float, stop: bool) -> tuple[float, bool]:
+        """The first process's clock, and whether any process was asked to stop: the same on all."""
+        if self.mesh is None:
+            return seconds, stop
+        first = distributed.get_rank() == 0
+        values = torch.tensor([seconds if first else 0.0, float(stop)], dtype=torch.float64, device=self.device)
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        told, stopping = values.tolist()
+        return told, stopping > 0
+
     def from_first(self, value: float) -> float:
-        """The first process's value, on all: clocks differ, and all must decide alike."""
+        """The first process's value, on all."""
         if self.mesh is None:
             return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -140,3 +150,17 @@ def share_weights(task: nn.Module, model: nn.Module, parallel: Parallel, dtype: 
     for block in cast(VideoLlava, model).text_tower.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(task, mesh=mesh, mp_policy=policy)
+
+
+def share_again(task: nn.Module, parallel: Parallel) -> None:
+    """Let go of weights that a forward pass without a backward pass has gathered and kept.
+
+    Until then the task's parameters are whole copies, which neither the optimizer nor a checkpoint knows.
+    """
+    if parallel.mesh is None:
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in task.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

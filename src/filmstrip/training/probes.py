@@ -6,16 +6,15 @@ import numpy as np
 import torch
 
 from filmstrip.api import Assistant
-from filmstrip.errors import FilmstripError
 from filmstrip.inputs.processor import Prompt
 from filmstrip.media.load import load_media
 from filmstrip.text.prompt import Turn, user_turn
 from filmstrip.training.evaluate import Example, as_clip, make_examples
 from filmstrip.training.examples import ExampleReader
+from filmstrip.training.log import Rows
 from filmstrip.training.recipe import Precision, SampleRecipe
-from filmstrip.training.records import RawRecord, parse_record
+from filmstrip.training.records import KINDS, RawRecord, parse_record
 
-Rows = list[tuple[str, str, str]]
 _SEED = 1_000  # of the clips that are asked about: not those of an evaluation
 
 
@@ -54,11 +53,11 @@ def record_probe(
             first = next(index for index, turn in enumerate(record.turns) if turn.role == "assistant")
             turns: list[Turn] = list(record.turns[:first])
             kinds = [kind for turn in turns for kind in turn.media]
-            media = [next(path for name, path in record.media if name == kind) for kind in kinds]
-            clips = [load_media(path, reader.selection) for path in media]
+            files = {kind: iter([path for name, path in record.media if name == kind]) for kind in KINDS}
+            clips = [load_media(next(files[kind]), reader.selection) for kind in kinds]
             prompts.append(assistant.processor.prepare(clips, turns))
-        except (FilmstripError, StopIteration):
-            continue  # training reports it
+        except Exception:  # a sample that cannot be read, whatever is wrong with it; training reports it
+            continue
         asked.append((turns[-1].text, record.turns[first].text))
     said = _answers(assistant, prompts, recipe, precision)
     return [(question, text, truth) for (question, truth), text in zip(asked, said, strict=True)]

@@ -4,8 +4,9 @@
 A recipe has a model to start from and one or more stages, which train it one after another.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from filmstrip.config.aggregation import AggregationName, AggregationSettings
 from filmstrip.config.checks import require, require_positive
@@ -33,8 +34,11 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         require((self.architecture is None) != (self.checkpoint is None), "give either architecture or checkpoint")
-        own_pixels = self.architecture is not None and self.image_transform is not None
-        require(not own_pixels, "image_transform goes with checkpoint; an architecture has its own")
+        require(
+            self.architecture is None or (self.preset is None and self.image_transform is None),
+            "preset and image_transform go with checkpoint; an architecture is trained with its own frames, pixels and "
+            "prompt",
+        )
         if self.checkpoint is not None:
             own = (self.aggregation, self.aggregation_settings, self.video_class_token, self.towers)
             require(
@@ -46,13 +50,19 @@ class ModelRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldRecipe:
-    """Clips and pictures drawn by `filmstrip.world`, for the tasks `stills`, `clips` and `world`."""
+    """Clips and pictures drawn by `filmstrip.world`: `photos` for the tasks `stills`, `clips` and `world`, the rest for
+    `world`.
+    """
 
     photos: bool = setting(True, "photographs of scikit-image among the backgrounds")
-    image_every: int = setting(6, "every so-many-th batch is of pictures, the others are of clips")
-    mixed_every: int = setting(12, "every so-many-th batch has a picture and a clip in each prompt; 0: none")
-    questions: int = setting(8, "questions about each clip or picture")
-    dialogues: float = setting(0.25, "share of clips whose questions see those before them; others see the clip alone")
+    image_every: int = setting(6, "every so-many-th batch is of pictures, the others are of clips (task world)")
+    mixed_every: int = setting(
+        12, "every so-many-th batch has a picture and a clip in each prompt (task world); 0: none"
+    )
+    questions: int = setting(8, "questions about each clip or picture (task world)")
+    dialogues: float = setting(
+        0.25, "share of clips whose questions see those before them; others see the clip alone (task world)"
+    )
     motion_weight: float = setting(0.5, "weight at the start of the auxiliary losses on what moves (task world)")
 
     def __post_init__(self) -> None:
@@ -68,7 +78,9 @@ class DataRecipe:
 
     files: tuple[str, ...] = setting((), "JSON files, each a list of records")
     media_root: str | None = setting(None, "directory that the records' images and videos lie in (each file's own)")
-    validation: tuple[str, ...] = setting((), "JSON files whose mean loss chooses the best checkpoint")
+    validation: tuple[str, ...] = setting(
+        (), "JSON files whose mean loss chooses the best checkpoint (see checkpoints.result)"
+    )
     prompt: PromptStyle | None = setting(None, "how conversations are written (the preset's)")
     num_frames: int | None = setting(None, "frames taken from each video (as the checkpoint was trained)")
     max_tokens: int = setting(3072, "a longer sample, visual tokens included, is left out and reported")
@@ -165,7 +177,9 @@ class StageRecipe:
         "stills: the tower on drawn pictures; clips: the text tower on what moves; world: drawn conversations; "
         "conversations: files of them"
     )
-    train: tuple[str, ...] = setting(("*",), "paths of modules or parameters that learn; * stands for anything")
+    train: tuple[str, ...] | None = setting(
+        None, "paths of modules or parameters that learn; * stands for anything (everything; with lora nothing else)"
+    )
     freeze: tuple[str, ...] = setting((), "paths that do not, among those")
     lora: LoraRecipe | None = setting(
         None, "train low-rank adapters on these layers; `train` then says what else learns"
@@ -186,6 +200,17 @@ class StageRecipe:
             self.task == "conversations" or self.schedule.epochs is None,
             f"the task {self.task!r} draws new samples without end: give steps or minutes, not epochs",
         )
+        idle = next(self._without_effect(), None)
+        require(idle is None, f"{idle} does nothing in a stage of the task {self.task!r}")
+
+    def _without_effect(self) -> Iterator[str]:
+        """Settings that this stage's task does not read and that are not as they are by default."""
+        if self.task != "conversations":
+            yield from (f"data.{name}" for name in _changed(self.data))
+            yield from (f"batch.{name}" for name in ("group", "pack") if name in _changed(self.batch))
+        if self.task != "world":
+            drawn = self.task != "conversations"
+            yield from (f"world.{name}" for name in _changed(self.world) if not (drawn and name == "photos"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +220,10 @@ class CheckpointRecipe:
     every_steps: int | None = setting(None, "optimizer steps between two checkpoints")
     every_minutes: float | None = setting(5.0, "minutes between two checkpoints")
     keep: int = setting(2, "the last so many are kept, and the best")
+    result: Literal["best", "last"] = setting(
+        "best",
+        "what the result is made of: where there is data.validation the one with the lowest loss on it, or the last",
+    )
 
     def __post_init__(self) -> None:
         require_positive("keep", self.keep)
@@ -210,6 +239,12 @@ class SampleRecipe:
     every_steps: int | None = setting(None, "optimizer steps between two sets of answers (never)")
     count: int = setting(4, "questions, always the same")
     max_new_tokens: int = setting(48, "longest answer in tokens")
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None:
+            require_positive("every_steps", self.every_steps)
+        require_positive("count", self.count)
+        require_positive("max_new_tokens", self.max_new_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,3 +272,9 @@ class Recipe:
         require(self.threads is None or self.threads > 0, "threads must be at least 1")
         lora = [stage.name for stage in self.stages if stage.lora is not None]
         require(not lora or lora == names[-1:], "only the last stage can train adapters (lora)")
+
+
+def _changed(section: Any) -> list[str]:
+    """Names of the settings of a section that are not as they are by default."""
+    default = type(section)()
+    return [item.name for item in fields(section) if getattr(section, item.name) != getattr(default, item.name)]

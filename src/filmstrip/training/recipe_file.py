@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filmstrip.checkpoint.json_file import read_bounded
+from filmstrip.checkpoint.resolve import BUNDLED
 from filmstrip.config.checks import require_choice
 from filmstrip.errors import CheckpointError, ConfigError
 from filmstrip.training.recipe import Recipe, StageRecipe
@@ -77,6 +78,14 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     return _with_absolute_paths(build(Recipe, values, str(path)))
 
 
+def changed_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with `key=value` changes (see `change`)."""
+    values = recipe_values(recipe)
+    for text in changes:
+        values = change(values, text)
+    return _with_absolute_paths(build(Recipe, values, "the recipe"))
+
+
 def _values(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     """The settings in a file, those of its base included; `below` are the recipes that are based on this one."""
     values = _parse(_read(path), str(path))
@@ -118,7 +127,12 @@ def _set(values: dict[str, Any], key: str, value: Any, where: str) -> dict[str, 
     if not all(parts):
         raise ConfigError(f"{where} takes key=value, not {key!r}")
     changed = deepcopy(values)
-    stages = {str(stage.get("name")): stage for stage in changed.get("stages") or () if isinstance(stage, dict)}
+    listed = changed.get("stages")
+    stages = {
+        str(stage.get("name")): stage
+        for stage in (listed if isinstance(listed, list) else ())
+        if isinstance(stage, dict)
+    }
     target: Any = changed
     if parts[0] in stages and len(parts) > 1:
         target, parts = stages[parts[0]], parts[1:]
@@ -194,11 +208,22 @@ def limit_steps(recipe: Recipe, steps: int) -> Recipe:
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Data paths made absolute, so that a run can be continued from another directory."""
+    """Paths made absolute, so that a run can be continued from another directory.
+
+    Checkpoints may also be bundled models and hub ids: only what is a directory here is a path.
+    """
 
     def place(name: str) -> str:
         return str(Path(name).expanduser().absolute())
 
+    def place_checkpoint(name: str | None) -> str | None:
+        return place(name) if name and name not in BUNDLED and Path(name).expanduser().is_dir() else name
+
+    model = replace(
+        recipe.model,
+        checkpoint=place_checkpoint(recipe.model.checkpoint),
+        towers=place_checkpoint(recipe.model.towers),
+    )
     stages = []
     for stage in recipe.stages:
         data = replace(
@@ -208,7 +233,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
             media_root=None if stage.data.media_root is None else place(stage.data.media_root),
         )
         stages.append(replace(stage, data=data))
-    return replace(recipe, stages=tuple(stages))
+    return replace(recipe, model=model, stages=tuple(stages))
 
 
 def _read(path: Path) -> str:

@@ -10,7 +10,8 @@ record without either is text alone.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,15 @@ class DataError(FilmstripError):
 
 @dataclass(frozen=True)
 class RawRecord:
-    """One record as it stands in the file. `number` counts from 0 within its file; `root` is where its media lie."""
+    """One record as it stands in the file. `number` counts from 0 within its file; `root` is where its media lie.
+
+    `fault` says why a line could not be read; it has no `values` then.
+    """
 
     values: Any
     number: int
     root: Path
+    fault: str = ""
 
     @property
     def name(self) -> str:
@@ -66,12 +71,16 @@ class Record:
 def read_records(files: Sequence[str | Path], media_root: str | Path | None = None) -> list[RawRecord]:
     """Every record of `files` (`.json`: a list; `.jsonl`: one record a line), unchecked.
 
-    Media lie below `media_root`, or below each file's own directory. Raises `DataError` for a file that cannot be read.
+    Media lie below `media_root`, or below each file's own directory. A line that is no JSON is a record that
+    `parse_record` refuses. Raises `DataError` for a file that cannot be read, or has no sound line.
     """
-    records = []
+    records: list[RawRecord] = []
     for file in map(Path, files):
         root = Path(media_root) if media_root is not None else file.parent
-        records += [RawRecord(values, number, root) for number, values in enumerate(_read_list(file))]
+        if file.suffix == ".jsonl":
+            records += _read_lines(file, root)
+        else:
+            records += [RawRecord(values, number, root) for number, values in enumerate(_read_list(file))]
     if not records:
         raise DataError(f"there is no record in {', '.join(map(str, files)) or 'no file'}")
     return records
@@ -79,6 +88,8 @@ def read_records(files: Sequence[str | Path], media_root: str | Path | None = No
 
 def parse_record(raw: RawRecord) -> Record:
     """Check a record. Raises `DataError` with the reason when it cannot be used."""
+    if raw.fault:
+        raise DataError(raw.fault)
     if not isinstance(raw.values, dict):
         raise DataError("not an object")
     paths = {kind: _paths(raw, kind) for kind in KINDS}
@@ -161,20 +172,41 @@ def _turn(role: Role, text: str) -> Turn:
     return Turn(role, text.strip(), tuple(media))
 
 
+def _read_lines(path: Path, root: Path) -> list[RawRecord]:
+    records: list[RawRecord] = []
+    with _readable(path), path.open("rb") as file:
+        for line_number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            values, fault = None, ""
+            try:
+                values = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                fault = f"not valid JSON: line {line_number} of {path}: {str(error)[:100]}"
+            records.append(RawRecord(values, len(records), root, fault))
+    if records and all(record.fault for record in records):
+        raise DataError(f"{path} has no line that is valid JSON; the first is {records[0].fault}")
+    return records
+
+
 def _read_list(path: Path) -> list[Any]:
+    with _readable(path):
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(content, list):
+        raise DataError(f"{path} does not hold a list of records")
+    return content
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises `DataError` for a file that is too large, and for what goes wrong while the block reads it."""
     try:
         if path.stat().st_size > MAX_DATA_BYTES:
             raise DataError(f"{path} is larger than {MAX_DATA_BYTES} bytes, the limit for such a file")
-        if path.suffix == ".jsonl":
-            with path.open(encoding="utf-8-sig") as file:
-                return [json.loads(line) for line in file if line.strip()]
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        yield
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {str(error)[:100]}") from error
-    if not isinstance(content, list):
-        raise DataError(f"{path} does not hold a list of records")
-    return content

@@ -5,7 +5,7 @@ The output directory holds `recipe.json` (what was run), a directory per stage (
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from filmstrip.checkpoint.atomic import replace_file
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.write import json_bytes
 from filmstrip.config.checks import require
@@ -20,11 +21,11 @@ from filmstrip.errors import CheckpointError, FilmstripError
 from filmstrip.training.adapters import AdapterInfo, save_adapter
 from filmstrip.training.checkpoints import is_first_process
 from filmstrip.training.curves import plot_run
-from filmstrip.training.log import SKIPPED_FILE, read_log
+from filmstrip.training.log import ANSWERS_FILE, SKIPPED_FILE, WARNINGS_FILE, Rows, read_log
 from filmstrip.training.loop import Hooks, Trainer
 from filmstrip.training.parallel import Parallel, start_parallel, stop_parallel
 from filmstrip.training.recipe import Recipe, StageRecipe
-from filmstrip.training.recipe_file import change, recipe_values
+from filmstrip.training.recipe_file import recipe_values
 from filmstrip.training.settings import build
 from filmstrip.training.spread import gather_weights
 from filmstrip.training.stages import Stage, open_stage
@@ -39,12 +40,14 @@ if sys.platform != "win32":
 @dataclass(frozen=True)
 class Observer:
     """Who watches a run. `on_stage` is told a stage's name, what it trains and where it begins; `on_step` its name,
-    its progress (0 to 1) and the figures of the step; `on_note` what a person should know.
+    its progress (0 to 1) and the figures of the step; `on_note` what a person should know; `on_answers` a stage's name,
+    its step, and sample answers. In a run of several processes the first alone calls.
     """
 
     on_stage: Callable[[str, "StageStart"], None] = lambda name, start: None
     on_step: Callable[[str, float, dict[str, Any]], None] = lambda name, progress, figures: None
     on_note: Callable[[str], None] = lambda text: None
+    on_answers: Callable[[str, int, Rows], None] = lambda name, step, rows: None
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,16 @@ class StageStart:
 
 @dataclass
 class RunResult:
-    """What came out. `stages` has the last figures of each, `skipped` how many samples were left out, by reason."""
+    """What came out. `stages` has the last figures of each, `skipped` how many samples were left out, by reason,
+    `warnings` counts those that were used though something is wrong with them. `result` is made of the weights of
+    step `result_step` of the last stage; `best` is that stage's best checkpoint if it is not the last.
+    """
 
     output: Path
     result: Path
     best: Path | None = None
+    result_step: int = 0
+    warnings: int = 0
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
 
@@ -86,8 +94,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, observer: Obser
         )
         with claimed(output, resume=resume):
             if is_first_process():
-                (output / RECIPE_FILE).write_bytes(json_bytes(recipe_values(recipe)))
-            return _train(recipe, output, parallel, observer)
+                _store_recipe(recipe, output / RECIPE_FILE)
+            return _train(recipe, output, parallel, observer if is_first_process() else Observer())
     finally:
         stop_parallel()
 
@@ -100,12 +108,11 @@ def stored_recipe(output: Path) -> Recipe:
     return build(Recipe, read_json(path), str(path))
 
 
-def changed_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """A recipe with `key=value` changes (`recipe_file.change`)."""
-    values = recipe_values(recipe)
-    for text in changes:
-        values = change(values, text)
-    return build(Recipe, values, "the recipe")
+def _store_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the recipe, unless it is there: a run that goes on needs nothing of a disk that has filled up for that."""
+    content = json_bytes(recipe_values(recipe))
+    if not path.is_file() or path.read_bytes() != content:
+        replace_file(path, content)
 
 
 def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer) -> RunResult:
@@ -121,17 +128,19 @@ def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer)
         if is_first_process():  # others would read what this one may be removing
             best = trainer.store.best()
             result.best = best if best != trainer.store.last() else None
+            result.result_step = trainer.result_step
             _collect(result, stage, output / stage.name)
     lora = recipe.stages[-1].lora
     # A checkpoint is written in the dtype of the one that training started from, an adapter as it was trained.
     gather_weights(assistant.model, getattr(torch, assistant.origin.dtype) if lora is None else None)
     if not is_first_process():
         return result
-    if lora is not None:
-        info = AdapterInfo(adapted, lora.rank, lora.alpha, str(recipe.model.checkpoint or ""), base_hash)
-        result.result = save_adapter(assistant.model, info, output / ADAPTER)
-    else:
-        assistant.save(result.result, overwrite=True)
+    with trainer.store.named_in_errors():
+        if lora is not None:
+            info = AdapterInfo(adapted, lora.rank, lora.alpha, str(recipe.model.checkpoint or ""), base_hash)
+            result.result = save_adapter(assistant.model, info, output / ADAPTER)
+        else:
+            assistant.save(result.result, overwrite=True)
     plot_run(output, [stage.name for stage in recipe.stages], output / CURVES, observer.on_note)
     return result
 
@@ -140,24 +149,30 @@ def _run_stage(opened: Stage, stage: StageRecipe, directory: Path, parallel: Par
     schedule = opened.settings.schedule
 
     def report(figures: dict[str, Any]) -> None:
-        if is_first_process():
-            observer.on_step(stage.name, schedule.progress(figures["step"], figures["seconds"]), figures)
+        observer.on_step(stage.name, schedule.progress(figures["step"], figures["seconds"]), figures)
 
-    hooks = Hooks(report, opened.validate, opened.answer)
+    def show(step: int, rows: Rows) -> None:
+        if step == 0:
+            observer.on_note(f"{stage.name}: sample answers go to {directory / ANSWERS_FILE}")
+        observer.on_answers(stage.name, step, rows)
+
+    hooks = Hooks(report, opened.validate, opened.answer, show, observer.on_note)
     trainer = Trainer(opened.task, opened.settings, directory, parallel, hooks)
-    if is_first_process():
-        counts = [sum(p.numel() for p in group) for group in (trainer.trained.values(), opened.task.parameters())]
-        start = StageStart(counts[0], counts[1], opened.num_samples, trainer.state.step, schedule.steps)
-        observer.on_stage(stage.name, start)
+    counts = [sum(p.numel() for p in group) for group in (trainer.trained.values(), opened.task.parameters())]
+    start = StageStart(counts[0], counts[1], opened.num_samples, trainer.state.step, schedule.steps)
+    observer.on_stage(stage.name, start)
     trainer.run(opened.batches(trainer.first_batch))
     return trainer
 
 
 def _collect(result: RunResult, stage: StageRecipe, directory: Path) -> None:
+    result.warnings += len(read_log(directory / WARNINGS_FILE))
     steps = [line for line in read_log(directory / "log.jsonl") if "loss" in line]
     result.stages[stage.name] = steps[-1] if steps else {}
     for line in read_log(directory / SKIPPED_FILE):
         reason = line["reason"].split(":")[0].split("'")[0].strip()
+        if line.get("validation"):
+            reason = f"validation data, {reason}"
         result.skipped[reason] = result.skipped.get(reason, 0) + 1
 
 
@@ -178,7 +193,8 @@ def claimed(output: Path, *, resume: bool) -> Iterator[None]:
         raise CheckpointError(f"cannot write {output}: {error.strerror or error}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A record lock: one of `flock` would live on in data workers, which outlast a killed run by seconds.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise FilmstripError(f"another run is writing to {output}") from error
         yield

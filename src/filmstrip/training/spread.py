@@ -26,7 +26,7 @@ def prepare_task(task: nn.Module, model: VideoLlava, recipe: Recipe, parallel: P
     )
     share_matrices(model, parallel)
     for block in _blocks(task):
-        if recipe.activation_checkpointing and _learns(task):
+        if recipe.activation_checkpointing:
             _checkpoint_activations(block)
         if recipe.compile:
             block.compile()
@@ -64,13 +64,12 @@ def _blocks(task: nn.Module) -> list[nn.Module]:
     return [module for module in task.modules() if isinstance(module, DecoderBlock | VisionBlock)]
 
 
-def _learns(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
-
-
 def _checkpoint_activations(block: nn.Module) -> None:
     """Keep a block's input alone and compute the rest again when gradients are needed (Chen et al. 2016).
 
-    The method is replaced, not the module wrapped: parameters keep their names.
+    The method is replaced, not the module wrapped: parameters keep their names. A block that an earlier stage has
+    trained is as it should be: another time around, and everything would be computed once more.
     """
+    if isinstance(block.forward, partial):
+        return
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]

@@ -18,7 +18,8 @@ from filmstrip.training.dataset import RecordBatches, ValidationBatches, split_b
 from filmstrip.training.drawn import ClipTraining, WorldTraining
 from filmstrip.training.examples import ExampleReader
 from filmstrip.training.language import LanguageTraining
-from filmstrip.training.loop import LoopSettings, mean_loss
+from filmstrip.training.log import Rows
+from filmstrip.training.loop import LoopSettings
 from filmstrip.training.parallel import Parallel
 from filmstrip.training.patterns import freeze
 from filmstrip.training.photos import TEST_PHOTOS, TRAIN_PHOTOS, load_photos
@@ -29,8 +30,7 @@ from filmstrip.training.schedule import Schedule
 from filmstrip.training.spread import prepare_task
 from filmstrip.training.tiny import STATE_LAYER
 from filmstrip.training.tower import StillBatches, TowerPretraining
-
-Answer = Callable[[], list[tuple[str, str, str]]]
+from filmstrip.training.validation import Validation, validate
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Stage:
     settings: LoopSettings
     batches: Callable[[int], Iterable[Any]]
     num_samples: int | None = None
-    validate: Callable[[], float] | None = None
-    answer: Answer | None = None
+    validate: Callable[[], Validation] | None = None
+    answer: Callable[[], Rows] | None = None
     finish: Callable[[], None] = lambda: None
     adapted: tuple[str, ...] = ()
 
@@ -84,7 +84,9 @@ def open_stage(
     train = stage.train
     if stage.lora is not None:
         adapted = add_adapters(assistant.model, stage.lora)
-        train = (*train, ADAPTER_PATHS)
+        train = (*(train or ()), ADAPTER_PATHS)
+    elif train is None:
+        train = ("*",)
     freeze(opened.task, train, stage.freeze)
     prepare_task(opened.task, assistant.model, recipe, parallel)
     passes, _ = split_batch(stage.batch, parallel.data_size)
@@ -159,9 +161,9 @@ def _open_conversations(assistant: Assistant, recipe: Recipe, stage: StageRecipe
     batches = RecordBatches(records, reader, stage.batch, recipe.seed, parallel.data_rank, parallel.data_size)
     task = LanguageTraining(assistant.model)
     held_out = read_records(data.validation, data.media_root) if data.validation else []
-    validate = None
+    held_out_loss = None
     if held_out:
-        validate = partial(_validation_loss, task, ValidationBatches(batches, held_out), parallel)
+        held_out_loss = partial(_validate, task, ValidationBatches(batches, held_out), parallel)
     answer = partial(record_probe, assistant, reader, held_out or records, recipe.samples, recipe.precision)
     settings = _settings(stage, batches.order.steps_per_epoch)
     return Stage(
@@ -169,13 +171,13 @@ def _open_conversations(assistant: Assistant, recipe: Recipe, stage: StageRecipe
         settings,
         lambda start: numbered_batches(batches, start, stage.batch.workers),
         num_samples=len(records),
-        validate=validate,
+        validate=held_out_loss,
         answer=answer,
     )
 
 
-def _validation_loss(task: nn.Module, batches: ValidationBatches, parallel: Parallel) -> float:
-    return mean_loss(task, numbered_batches(batches, 0, 0, len(batches)), parallel)
+def _validate(task: nn.Module, batches: ValidationBatches, parallel: Parallel) -> Validation:
+    return validate(task, numbered_batches(batches, 0, 0, len(batches)), parallel)
 
 
 def _settings(stage: StageRecipe, steps_per_epoch: int | None = None) -> LoopSettings:

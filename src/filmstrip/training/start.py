@@ -10,6 +10,7 @@ from filmstrip.config import ModelConfig
 from filmstrip.config.checks import require
 from filmstrip.models.wide import is_quantised
 from filmstrip.training.parallel import Parallel
+from filmstrip.training.patterns import require_matches
 from filmstrip.training.recipe import ModelRecipe, Recipe
 from filmstrip.training.tiny import TINY, initialise, new_tiny
 
@@ -35,6 +36,7 @@ def start_model(recipe: Recipe, output: Path, parallel: Parallel) -> tuple[Assis
         )
         _require_floats(assistant, start.checkpoint)
     if start.reset:
+        require_matches(start.reset, [name for name, _ in assistant.model.named_parameters()], "model.reset")
         torch.manual_seed(recipe.seed)
         initialise(assistant.model, start.reset)
     assistant.model.to(parallel.device)
