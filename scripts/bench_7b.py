@@ -9,7 +9,6 @@ of the mapped files included.
 """
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from filmstrip.checkpoint.defaults import GenerationDefaults
 from filmstrip.checkpoint.hf_config_write import config_values
 from filmstrip.checkpoint.layouts import get_layout
 from filmstrip.config import ModelConfig
+from filmstrip.diagnostics.bench.page_cache import evict
 from filmstrip.models import VideoLlava
 from filmstrip.testing.tiny import tiny_tokenizer, write_json, write_tiny_processor, write_tiny_tokenizer
 
@@ -191,7 +191,7 @@ def run(
         for _ in range(rounds):
             for implementation in IMPLEMENTATIONS:
                 if state == "cold":
-                    _drop_from_cache(files)
+                    evict(files)
                 figures.setdefault(f"{implementation} {state}", []).append(_measure(implementation, directory))
     if media:
         figures["filmstrip with media"] = [_measure("filmstrip", directory, "both")]
@@ -202,12 +202,6 @@ def run(
 
 def _command() -> str:
     return str(Path(sys.executable).with_name("filmstrip"))
-
-
-def _drop_from_cache(files: list[Path]) -> None:
-    for path in files:
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _measure(implementation: str, directory: Path, media: str = "none") -> dict[str, Any]:

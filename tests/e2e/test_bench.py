@@ -1,30 +1,77 @@
 """`filmstrip bench` at its smallest: that it runs, agrees and writes, never how fast anything is."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from filmstrip.diagnostics.bench.machine import Limits, describe_machine
+from filmstrip.diagnostics.bench.rows import Row
+from filmstrip.diagnostics.bench.run import Options, Results
 from tests.e2e.helpers import refused, run, succeed
+
+WORKLOADS = "load-warm,vision,prefill,decode-64,decode-64x4,decode-64x8,decode-2100,second,train"
 
 
 def test_all_workloads_of_the_small_sizes(tmp_path: Path) -> None:
+    """But those that take long: many rows behind a long context, compiled training."""
     page = tmp_path / "speed.md"
-    arguments = ("bench", tmp_path / "cache", "--sizes", "tiny,S", "--rounds", "1", "--quiet", "9", "--out", page)
-    succeed(*arguments)
+    sizes = ("--sizes", "tiny,S", "--workloads", WORKLOADS)
+    succeed("bench", tmp_path / "cache", *sizes, "--rounds", "1", "--quiet", "9", "--out", page)
     text = page.read_text()
-    assert text.startswith("# Speed\n") and "## tiny, float32" in text and "## S, float32" in text
+    assert text.startswith("# Speed, measured\n") and "## tiny, float32" in text and "## S, float32" in text
+    assert "Not finished" not in text and "## Not run" not in text
     assert text.count("the same 8 tokens") == 2
     rows = json.loads(page.with_suffix(".json").read_text())["rows"]
-    assert len(rows) == 2 + 2 * 10
+    assert len(rows) == 2 * 9
     assert not [row["failed"] for row in rows if row["failed"]]
     for row in rows:
         assert row["ratio"] > 0
-        assert all(len(peer["seconds"]) == 1 for peer in row["peers"].values())
+        assert all(len(peer["seconds"]) == 1 and peer["peak_bytes"] > 0 for peer in row["peers"].values())
+
+
+def test_commands_and_cold_loads(tmp_path: Path) -> None:
+    what = ("--sizes", "tiny", "--dtypes", "int8", "--workloads", "start-up,load-cold,decode-64")
+    content = succeed("bench", tmp_path, *what, "--rounds", "1", "--quiet", "9", "--json").json
+    helped, answered, cold, decode = content["rows"]
+    assert answered["remarks"][1].startswith("both answered")
+    assert set(helped["peers"]) == {"filmstrip", "transformers"} and helped["peers"]["filmstrip"]["peak_bytes"] > 0
+    assert cold["ratio"] > 0 or "stayed in memory" in str(cold["failed"])
+    assert decode["peers"]["filmstrip"]["tokens_per_second"] > 0
+    assert content["complete"] and not content["skipped"]
 
 
 def test_bad_input(tmp_path: Path) -> None:
     assert "unknown size 'L'" in refused("bench", tmp_path, "--sizes", "L")
     assert "did you mean 'prefill'" in refused("bench", tmp_path, "--workloads", "prefil")
     assert "unknown peer 'vllm'" in refused("bench", tmp_path, "--peers", "vllm")
+    assert "float32 alone" in refused("bench", tmp_path, "--dtypes", "bfloat16", "--workloads", "train")
+    assert "leave out --sizes" in refused("bench", tmp_path, "--results", "--sizes", "M")
     (tmp_path / "file").touch()
-    result = run("bench", tmp_path / "file" / "below", "--sizes", "S", "--workloads", "vision")
-    assert result.code == 2 and "below: cannot write here" in result.err and "Traceback" not in result.err
+    for workload in ("vision", "start-up"):
+        result = run("bench", tmp_path / "file" / "below", "--sizes", "S", "--workloads", workload)
+        assert result.code == 2 and "below: cannot write here" in result.err and "Traceback" not in result.err
+
+
+def test_where_the_page_cannot_be_written_nothing_is_measured(tmp_path: Path) -> None:
+    assert "cannot write here" in refused("bench", tmp_path, "--out", tmp_path / "no" / "page.md")
+    assert "the page is Markdown" in refused("bench", tmp_path, "--out", tmp_path / "page.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_measured_is_printed_when_the_run_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_options: Options, _note: object, keep: Callable[[Results], None]) -> Results:
+        results = Results(describe_machine(), Limits(1e9, {"float32": 1e9}), Options(tmp_path))
+        results.rows.append(Row("S", "float32", "vision"))
+        keep(results)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("filmstrip.diagnostics.bench.run.run_bench", stop)
+    result = run("bench", tmp_path)
+    assert result.code == 130 and "**Not finished" in result.out and "| vision |" in result.out
+
+
+def test_help_sends_the_page_where_no_other_is() -> None:
+    text = succeed("bench", "--help").out
+    assert "--out docs/results.md" in text and "docs/speed.md" not in text

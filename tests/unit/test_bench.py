@@ -1,10 +1,12 @@
 """The benchmark's harness: what is dropped, counted and written. Nothing here passes or fails by a time."""
 
-import subprocess
+import mmap
+import os
 import sys
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
 import pytest
 import torch
@@ -12,17 +14,37 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.config import ModelConfig, TextConfig, VisionConfig
+from filmstrip.diagnostics.bench import machine, run
+from filmstrip.diagnostics.bench import peer as peer_module
 from filmstrip.diagnostics.bench.limits import limit_seconds, work_flops
 from filmstrip.diagnostics.bench.machine import Limits, OtherWork
-from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample, time_command
+from filmstrip.diagnostics.bench.ours import Ours
+from filmstrip.diagnostics.bench.page_cache import cached_share, evict
+from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample
+from filmstrip.diagnostics.bench.plain import as_plain
+from filmstrip.diagnostics.bench.plan import (
+    LARGE,
+    PEERS,
+    RESULTS,
+    Part,
+    choose_peers,
+    plan_product,
+    shortage,
+    weights_bytes,
+)
 from filmstrip.diagnostics.bench.report import as_markdown
-from filmstrip.diagnostics.bench.run import Options, Results, Row, _in_turn, as_plain
-from filmstrip.diagnostics.bench.sizes import SIZES, checkpoint_for, text_bytes
+from filmstrip.diagnostics.bench.rows import Row, take_in_turn
+from filmstrip.diagnostics.bench.run import Options, Results, run_bench
+from filmstrip.diagnostics.bench.sizes import SIZES, checkpoint_for, model_bytes, text_bytes
+from filmstrip.diagnostics.bench.startup import FIRST_ANSWER, time_command
+from filmstrip.diagnostics.bench.targets import TARGETS, Target, judge
 from filmstrip.diagnostics.bench.workloads import FRAMES, QUESTION_TOKENS, WORKLOADS, Workload, make_inputs
 from filmstrip.diagnostics.memory_inference import kv_cache_bytes
-from filmstrip.errors import ConfigError, FilmstripError
+from filmstrip.diagnostics.tracker import resident_gauge
+from filmstrip.errors import CheckpointError, ConfigError, FilmstripError
 from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import build_meta
+from filmstrip.models.wide import is_quantised
 
 TOWER = VisionConfig(hidden_size=32, intermediate_size=64, num_layers=3, num_heads=2, image_size=28, patch_size=14)
 SMALL = ModelConfig(
@@ -53,8 +75,53 @@ def test_random_checkpoints_are_written_once_and_are_always_the_same(tmp_path: P
     assert read_checkpoint(first).config.text == SIZES["S"].text
     with pytest.raises(ConfigError, match="unknown size"):
         checkpoint_for("L", "float32", tmp_path)
-    with pytest.raises(ConfigError, match="float32 weights alone"):
-        checkpoint_for("tiny", "float16", tmp_path)
+    with pytest.raises(ConfigError, match="unknown dtype"):
+        checkpoint_for("S", "int2", tmp_path)
+
+
+@pytest.mark.parametrize("size", ["tiny", "S"])
+def test_quantised_checkpoints_are_made_from_what_the_others_run(size: str, tmp_path: Path) -> None:
+    quantised = checkpoint_for(size, "int8", tmp_path)
+    manifest = read_checkpoint(quantised).quantization
+    assert manifest is not None and manifest.fewest_bits == 8
+    plain = checkpoint_for(size, "bfloat16", tmp_path)
+    assert plain.is_dir() and read_checkpoint(plain).quantization is None
+    part = Part(size, "int8", ())
+    assert (part.dtype_of(OURS), part.dtype_of(THEIRS)) == ("int8", "bfloat16")
+    ours = Ours()
+    assert ours.open(quantised, torch.bfloat16) == {"compute": "float32", "kept": "float32"}
+    assert is_quantised(ours.model)
+
+
+def test_a_second_question_goes_the_way_that_ships(tmp_path: Path) -> None:
+    """Through the tokenizer, the pixels' hash and the store, on random weights too."""
+    ours = Ours()
+    ours.open(checkpoint_for("tiny", "float32", tmp_path), torch.float32)
+    assert ours.second(WORKLOADS["second"]).run() == 1
+    ours.open(checkpoint_for("S", "float32", tmp_path), torch.float32)
+    ours.assistant.store = None
+    with pytest.raises(FilmstripError, match="more than is remembered"):
+        ours.second(WORKLOADS["second"])
+
+
+def test_the_old_model_is_let_go_before_a_load_is_timed(tmp_path: Path) -> None:
+    ours = Ours()
+    ours.open(checkpoint_for("tiny", "float32", tmp_path), torch.float32)
+    work = ours.load(WORKLOADS["load-warm"])
+    work.before()
+    assert not hasattr(ours, "model") and not hasattr(ours, "assistant")
+    assert work.run() == 1 and ours.greedy(2)
+
+
+def test_the_first_token_of_an_answer_is_no_step_of_decoding(tmp_path: Path) -> None:
+    """It comes from reading the prompt's last token again, which is another way through the model."""
+    ours = Ours()
+    ours.open(checkpoint_for("tiny", "float32", tmp_path), torch.float32)
+    work = ours.decode(WORKLOADS["decode-64"])
+    for _ in range(2):
+        work.before()
+        assert work.run() == 16
+        assert work.run() == 0
 
 
 def test_bytes_of_a_decoding_step() -> None:
@@ -63,7 +130,8 @@ def test_bytes_of_a_decoding_step() -> None:
     assert isinstance(model, VideoLlava)
     tower = model.text_tower
     read = [p for p in tower.parameters() if p is not tower.token_embedding.weight]
-    assert text_bytes(SMALL, "float32") == sum(p.numel() for p in read) * 4
+    assert text_bytes(SMALL, "float32", "float32") == sum(p.numel() for p in read) * 4
+    assert text_bytes(SMALL, "int8", "float32") < text_bytes(SMALL, "bfloat16", "bfloat16")
     assert kv_cache_bytes(SMALL.text, 1, 100, 2) == 2 * 3 * 2 * 8 * 100 * 2
 
 
@@ -87,11 +155,15 @@ def test_flops_are_those_of_the_work() -> None:
 
 def test_limits_follow_from_bytes_or_products() -> None:
     limits = Limits(read_bytes=1e9, flops={"float32": 1e9, "bfloat16": 1e8})
-    step = limit_seconds(SMALL, Workload("decode", context=100, batch=3), "bfloat16", limits)
-    assert step == (text_bytes(SMALL, "bfloat16") + 3 * kv_cache_bytes(SMALL.text, 1, 100, 2)) / 1e9
+    steps = Workload("decode", context=100, batch=3)
+    for kept, size in (("float32", 4), ("bfloat16", 2)):
+        step = limit_seconds(SMALL, steps, "bfloat16", limits, "float32", kept)
+        weights = text_bytes(SMALL, "bfloat16", "float32")
+        assert step == (weights + 3 * kv_cache_bytes(SMALL.text, 1, 100, size)) / 1e9
     # Where 16-bit products are slow, the limit is that of multiplying in float32.
-    assert limit_seconds(SMALL, Workload("vision"), "bfloat16", limits) == work_flops(SMALL, Workload("vision")) / 1e9
-    assert limit_seconds(SMALL, Workload("load"), "float32", limits) is None
+    vision = limit_seconds(SMALL, Workload("vision"), "bfloat16", limits, "float32", "float32")
+    assert vision == work_flops(SMALL, Workload("vision")) / 1e9
+    assert limit_seconds(SMALL, Workload("load"), "float32", limits, "float32", "float32") is None
 
 
 def test_inputs_are_a_prompt_with_a_video() -> None:
@@ -108,25 +180,26 @@ def test_workloads_travel() -> None:
     assert len({workload.name for workload in WORKLOADS.values()}) == len(WORKLOADS)
 
 
-def _burn(seconds: float) -> None:
-    end = perf_counter() + seconds
-    while perf_counter() < end:
-        pass
+def test_the_work_of_others_is_seen_and_ones_own_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All busy time of the machine, less that of the processes that are known."""
+    stat, own = tmp_path / "stat", {7: 100, 8: 10}
+    monkeypatch.setattr(machine, "_STAT", stat)
+    monkeypatch.setattr(machine, "_ticks", own.__getitem__)
+    stat.write_text("cpu  500 0 100 9999 99 0 0 0 0 0\ncpu0 1 1 1\n")
+    known, unknown = OtherWork((7, 8)), OtherWork(())
+    stat.write_text("cpu  560 0 110 9999 99 0 0 5 0 0\ncpu0 1 1 1\n")  # 75 more, 5 of them stolen by a hypervisor
+    own[7] += 40
+    assert known.seconds() == pytest.approx(35 * known.tick)
+    assert unknown.seconds() == pytest.approx(75 * known.tick)
 
 
-def test_the_work_of_others_is_seen_and_ones_own_is_not() -> None:
-    """A process that does nothing but count for a second, beside one that is known."""
-    busy = "import time; end = time.perf_counter() + 1.5\nwhile time.perf_counter() < end: pass"
-    process = subprocess.Popen([sys.executable, "-c", busy])
-    known, unknown = OtherWork((process.pid,)), OtherWork(())
-    _burn(1.0)
-    difference = unknown.seconds() - known.seconds()
-    process.wait()
-    assert difference > 0.3  # of one second; a machine that does much else gives it less than a core
-
-
-def options(**changes: object) -> Options:
-    return Options(Path("unused"), **({"rounds": 3, "quiet": 0.1} | changes))  # type: ignore[arg-type]
+def test_limits_are_measured_beside_no_other_work_if_that_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = iter([(5.0, 0.0), (1.0, 0.9), (4.0, 0.05), (6.0, 0.0), (2.0, 0.0)])
+    monkeypatch.setattr(machine, "_trial", lambda work: next(trials))
+    assert machine._best(lambda: None, 0.1) == (4.0, 0.05)
+    busy = iter([(3.0, 0.5), (2.0, 0.7)] * 4)
+    monkeypatch.setattr(machine, "_trial", lambda work: next(busy))
+    assert machine._best(lambda: None, 0.1) == (2.0, 0.7)
 
 
 def test_samples_beside_other_work_are_dropped_and_taken_again() -> None:
@@ -144,16 +217,16 @@ def test_samples_beside_other_work_are_dropped_and_taken_again() -> None:
         return take
 
     row = Row("S", "float32", "decode")
-    _in_turn(row, {name: taker(name) for name in given}, options())
-    assert [sample.seconds for sample in row.samples[OURS]] == [1.0, 2.0, 3.0]
+    take_in_turn(row, {name: taker(name) for name in given}, 3, 0.1)
+    assert row.seconds(OURS) == [1.0, 2.0, 3.0]
     assert row.dropped == {OURS: 1, THEIRS: 0}
     assert order == [OURS, THEIRS] * 3 + [OURS]
-    assert row.ratio == 2.0
+    assert row.ratio == 2.0 and row.ratios == [4.0, 2.0, pytest.approx(4 / 3)]
 
 
 def test_a_busy_machine_ends_with_few_samples_not_never() -> None:
     row = Row("S", "float32", "decode")
-    _in_turn(row, {OURS: lambda: Sample(1.0, 1.0, 0)}, options())
+    take_in_turn(row, {OURS: lambda: Sample(1.0, 1.0, 0)}, 3, 0.1)
     assert row.samples == {OURS: []} and row.dropped == {OURS: 6}
     assert row.median(OURS) is None and row.ratio is None
 
@@ -163,37 +236,189 @@ def test_a_peer_that_fails_leaves_the_others_alone() -> None:
         raise FilmstripError("transformers: out of memory")
 
     row = Row("S", "float32", "decode")
-    _in_turn(row, {THEIRS: fail, OURS: lambda: Sample(1.0, 0.0, 0)}, options())
+    take_in_turn(row, {THEIRS: fail, OURS: lambda: Sample(1.0, 0.0, 0)}, 3, 0.1)
     assert len(row.samples[OURS]) == 3
     assert row.failed == {THEIRS: "transformers: out of memory"}
 
 
+def test_the_results_page_has_a_row_for_every_target() -> None:
+    rows = {(part.size, part.dtype, work) for part in RESULTS for work in part.workloads}
+    for target in TARGETS:
+        for workload in filter(None, (target.workload, target.base)):
+            assert workload == FIRST_ANSWER or (target.size, target.dtype, workload) in rows, target.title
+    assert not {(part.size, work) for part in RESULTS + LARGE for work in part.workloads} & {("7B", "train")}
+
+
+def test_a_product_of_sizes_and_dtypes_is_what_was_asked_for() -> None:
+    plan = plan_product(("tiny", "S"), ("float32", "int8"))
+    assert [part.title for part in plan] == ["tiny float32", "tiny int8", "S float32", "S int8"]
+    assert "train" in plan[0].workloads and "train" not in plan[1].workloads
+    with pytest.raises(ConfigError, match="float32 alone, not in bfloat16"):
+        plan_product(("S",), ("bfloat16",), ("train",))
+
+
+def test_what_there_is_no_room_for_is_left_out_with_a_reason() -> None:
+    part = Part("7B", "int8", ())
+    both, alone = weights_bytes(part, PEERS), weights_bytes(part, (OURS,))
+    assert alone == model_bytes(SIZES["7B"], "int8") < model_bytes(SIZES["7B"], "bfloat16") < both
+    assert choose_peers(part, PEERS, 2 * both) == (PEERS, {})
+    chosen, why = choose_peers(part, PEERS, int(1.2 * alone))
+    assert chosen == (OURS,) and "22.7 GB of weights" in why[THEIRS]
+    assert choose_peers(part, PEERS, 10**9)[0] == ()
+    assert choose_peers(Part("7B", "bfloat16", ()), PEERS, int(1.2 * 15e9))[0] == PEERS  # one file for both
+    kept = {OURS: "float32", THEIRS: "bfloat16"}
+    config, free = SIZES["M"], 8 * 10**9
+    assert not shortage(Part("M", "bfloat16", ()), config, WORKLOADS["decode-64"], kept, free)
+    assert "needs about" in shortage(Part("M", "bfloat16", ()), config, WORKLOADS["decode-2100x8"], kept, free)
+    assert "needs about 50" in shortage(Part("M", "float32", ()), config, WORKLOADS["train"], kept, free)
+
+
+def measured(size: str, dtype: str, workload: str, ours: float, theirs: float, **more: Any) -> Row:
+    work = WORKLOADS[workload]
+    samples = {OURS: [Sample(ours, 0.0, 3 * 10**8)] * 3, THEIRS: [Sample(theirs, 0.0, 5 * 10**8)] * 3}
+    return Row(size, dtype, work.name, work.tokens, samples=samples, **more)
+
+
+def test_targets_are_judged_by_ratio_and_share() -> None:
+    decode = Target("decode", "M", "float32", "decode-64", 1.5, 1.8, share=0.8)
+    fast, slow = (measured("M", "float32", "decode-64", 0.1, 0.16, limit=limit) for limit in (0.09, 0.05))
+    assert [judge([row], [decode])[0].verdict for row in (fast, slow)] == ["met", "missed"]
+    assert judge([fast], [replace(decode, stretch=1.6)])[0].verdict == "stretch met"
+    assert judge([fast], [replace(decode, least=1.7)])[0].verdict == "missed"
+    assert judge([], [decode])[0].verdict == "not measured"
+    found = judge(
+        [fast, measured("M", "float32", "decode-64x8", 0.2, 0.9)],
+        [replace(decode, workload="decode-64x8", base="decode-64", share=None)],
+    )
+    assert found[0].ratio == pytest.approx(4.0) and found[0].verdict == "stretch met"
+
+
+MACHINE = {
+    "processor": "Some processor",
+    "cores": 2,
+    "threads": 2,
+    "memory_bytes": 24 * 2**30,
+    "system": "Linux 6",
+    "python": "3.11",
+    "torch": "2.13",
+    "transformers": "5.23.0",
+    "filmstrip": "0.1.0",
+    "vectors": "AVX2",
+    "date": "2026-11-28 10:00 UTC",
+    "load": 0.0,
+}
+
+
 def test_the_page_says_what_was_measured() -> None:
-    machine = {
-        "processor": "Some processor",
-        "cores": 2,
-        "threads": 2,
-        "memory_bytes": 24 * 2**30,
-        "system": "Linux 6",
-        "python": "3.11",
-        "torch": "2.13",
-        "vectors": "AVX2",
-    }
-    row = Row("S", "float32", "decode at 64", limit=0.001)
-    row.samples = {OURS: [Sample(0.002, 0.0, 3 * 10**8)] * 3, THEIRS: [Sample(0.005, 0.0, 5 * 10**8)] * 3}
+    row = measured("S", "float32", "decode-64", 0.002, 0.005, limit=0.001)
     row.dropped = {OURS: 1, THEIRS: 2}
-    results = Results(machine, Limits(32e9, {"float32": 170e9}), options(), [row], {"S float32": "the same 8 tokens"})
-    page = as_markdown(results, "filmstrip bench DIR")
+    batch = measured("S", "float32", "decode-64x8", 0.004, 0.02)
+    few = measured("S", "int8", "vision", 1.0, 2.0)
+    options = Options(Path("unused"), rounds=3, command="filmstrip bench DIR")
+    results = Results(MACHINE, Limits(32e9, {"float32": 170e9}), options, [row, batch, few])
+    results.agreement["S float32"], results.skipped["7B int8"] = "the same 8 tokens", "no room"
+    page = as_markdown(results)
     assert "read 32.0 GB/s" in page and "float32 170 GFLOP/s" in page and "Some processor" in page
-    line = "| decode at 64 | 2 ms (2 ms–2 ms) | 0.30 GB | 5 ms (5 ms–5 ms) | 0.50 GB | 2.50 | 50% | 3 |"
-    assert line in page
+    assert "`filmstrip bench DIR` on 2026-11-28" in page and "transformers 5.23.0, filmstrip 0.1.0" in page
+    line = "| decode at 64 | 2 ms (2 ms–2 ms), 500 tokens/s | 0.30 GB | 5 ms (5 ms–5 ms), 200 tokens/s | 0.50 GB "
+    assert line + "| 2.50 (2.50–2.50) | 50% | 3, 3 | 3 |" in page
+    assert "tokens a second over batch 1: filmstrip 4.00x, transformers 2.00x" in page
+    assert "| decode at 64, S, float32 | 2x | 2.5x | 2.50x (2.50–2.50) | 50% | stretch met |" in page
+    assert "runs those in bfloat16" in page and "- 7B int8: no room" in page and "**Not finished" in page
     plain = as_plain(results)
-    assert plain["rows"][0]["ratio"] == pytest.approx(2.5)
+    assert plain["rows"][0]["ratio"] == pytest.approx(2.5) and plain["complete"] is False
     assert plain["rows"][0]["peers"][THEIRS]["dropped"] == 2
+    results.complete = True
+    assert "Not finished" not in as_markdown(results)
+
+
+def test_a_model_that_cannot_be_had_costs_nothing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured before it is kept, and what comes after it runs."""
+    monkeypatch.setattr(run, "measure_limits", lambda *_: Limits(1e9, {"float32": 1e9}))
+    sizes = []
+
+    def write(size: str, dtype: str, cache: Path) -> Path:
+        sizes.append(size)
+        if size == "S":
+            raise CheckpointError("no room on the disk")
+        return checkpoint_for(size, dtype, cache)
+
+    monkeypatch.setattr(run, "checkpoint_for", write)
+    plan = tuple(Part(size, "float32", ("vision",)) for size in ("tiny", "S", "tiny"))
+    kept: list[tuple[int, bool]] = []
+    options = Options(tmp_path, plan, (OURS,), rounds=1, threads=1, quiet=9.0, startup=False)
+    results = run_bench(options, keep=lambda so_far: kept.append((len(so_far.rows), so_far.complete)))
+    assert sizes == ["tiny", "S", "tiny"] and results.skipped == {"S float32": "no room on the disk"}
+    assert [row.workload for row in results.rows] == [WORKLOADS["vision"].name] * 2
+    assert kept == [(0, False), (1, False), (2, False), (2, True)]
+
+
+def test_a_peer_that_dies_while_answers_are_compared_is_noted() -> None:
+    class Dead:
+        def ask(self, do: str, **_: object) -> dict[str, Any]:
+            raise FilmstripError("transformers: ended by signal 9: it said nothing")
+
+    assert run._agreement([Dead(), Dead()]) == "not compared (transformers: ended by signal 9: it said nothing)"  # type: ignore[list-item]
+
+
+def test_a_file_leaves_memory_unless_somebody_has_it_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(2**20))
+    with path.open("rb") as file:
+        mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ).close()
+        os.fsync(file.fileno())
+    assert cached_share(path) > 0.9
+    try:
+        evict([path])
+    except FilmstripError:
+        pytest.skip("this file system is in memory, or does not let go")
+    assert cached_share(path) < 0.1
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert not any(mapped[::4096])
+        with pytest.raises(FilmstripError, match="stayed in memory"):
+            evict([path])
+
+
+def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    (tmp_path / "fake_worker.py").write_text(f"import sys, time\n{code}")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(peer_module, "_WORKER", "fake_worker")
+
+
+def test_a_peer_that_talks_much_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a pipe holds, before it answers and before it ends."""
+    code = "sys.stderr.write('x' * 500_000 + '\\n'); print('{}', flush=True); sys.stdin.readline()\n"
+    code += "sys.stderr.write('y' * 500_000 + '\\nfirst\\nlast words\\n'); sys.exit(3)"
+    fake_worker(tmp_path, monkeypatch, code)
+    with Peer(OURS) as peer, pytest.raises(FilmstripError, match=r"exit code 3: .*first / last words$"):
+        peer.ask("open")
+
+
+def test_a_peer_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_worker(tmp_path, monkeypatch, "print('{}', flush=True); time.sleep(600)")
+    with Peer(OURS) as peer:
+        peer.timeout = 0.2
+        with pytest.raises(FilmstripError, match="no answer"):
+            peer.ask("open")
+        with pytest.raises(FilmstripError, match="ended by signal 9"):
+            peer.ask("open")
 
 
 def test_a_peer_says_why_it_cannot() -> None:
     with Peer(OURS) as peer, pytest.raises(FilmstripError, match=r"filmstrip: CheckpointError: .*no-such-directory"):
         peer.ask("open", directory="no-such-directory", dtype="float32", threads=1)
-    with pytest.raises(FilmstripError, match="ModuleNotFoundError"):
-        time_command([sys.executable, "-c", "import no_such_module"])
+
+
+def test_commands_are_timed_with_their_memory_threads_and_words() -> None:
+    code = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    sample, said = time_command([sys.executable, "-c", code], threads=3)
+    assert said == "3" and sample.seconds > 0
+    gauge = resident_gauge(ExitStack())
+    assert 0 < sample.peak < 100 * 2**20
+    assert gauge is None or gauge.now() > sample.peak  # this process, which starts it, is larger
+    with pytest.raises(FilmstripError, match=r"exit code 1: .*ModuleNotFoundError"):
+        time_command([sys.executable, "-c", "import no_such_module"], threads=1)
+    with pytest.raises(FilmstripError, match="ended by signal 9"):
+        time_command([sys.executable, "-c", "import time; time.sleep(600)"], threads=1, timeout=0.5)

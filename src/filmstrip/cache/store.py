@@ -170,7 +170,7 @@ def _checksum(tensors: Tensors) -> str:
     """Of the bytes: a disk that lost power may keep a file's length and not its content."""
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
 
 

@@ -4,35 +4,60 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import note, status
-from filmstrip.errors import FilmstripError
+from filmstrip.cli.terminal import note, status, warn
+from filmstrip.errors import ConfigError, FilmstripError
+
+if TYPE_CHECKING:
+    from filmstrip.diagnostics.bench.plan import Part
+    from filmstrip.diagnostics.bench.run import Options, Results
 
 _WHAT, _HOW = "What is timed", "How"
+_START_UP, _FIGURES = "start-up", ".json"
 
 
 def bench(
     cache: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Where random weights are written, once (M takes 6.3 GB, 7B 15 to 30 GB)"),
+        typer.Argument(
+            metavar="DIR", help="Where random weights are written, once (all of M takes 16 GB, of 7B 27 GB)"
+        ),
     ],
-    sizes: Annotated[str, typer.Option(metavar="LIST", help="Of tiny, S, M and 7B", rich_help_panel=_WHAT)] = "tiny,S",
+    sizes: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Of tiny, S, M and 7B [dim](tiny,S)[/dim]", rich_help_panel=_WHAT),
+    ] = None,
     dtypes: Annotated[
-        str, typer.Option(metavar="LIST", help="Of float32, bfloat16, float16", rich_help_panel=_WHAT)
-    ] = "float32",
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Of float32, bfloat16, float16, int8, int4 [dim](float32)[/dim]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     workloads: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
             help="start-up, load-cold, load-warm, vision, prefill, decode-64, decode-64x4, decode-64x8, decode-2100, "
-            "second, train [dim](all)[/dim]",
+            "decode-2100x4, decode-2100x8, second, train, train-compiled [dim](all)[/dim]",
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    results: Annotated[
+        bool,
+        typer.Option(
+            "--results", help="What the page of results has: tiny, S and M, an hour or two", rich_help_panel=_WHAT
+        ),
+    ] = False,
+    large: Annotated[
+        bool,
+        typer.Option("--with-7b", help="With --results: also the 7B, as far as memory goes", rich_help_panel=_WHAT),
+    ] = False,
     peers: Annotated[
         str, typer.Option(metavar="LIST", help="filmstrip and transformers", rich_help_panel=_WHAT)
     ] = "filmstrip,transformers",
@@ -53,57 +78,109 @@ def bench(
     """Time this program beside transformers on the same weights, A B A B, each in a process of its own.
 
     Prints a page in Markdown: medians, spread, ratio, share of what the machine can do, peak memory. Random weights are
-    written to DIR once. On a machine that does other work, samples are dropped and the page says how many.
+    written to DIR once. On a machine that does other work, samples are dropped and the page says how many. With --out
+    the page is written after every row, so what was measured is there whatever happens.
 
     \b[bold]Examples[/bold]
     filmstrip bench /tmp/bench
-    filmstrip bench /tmp/bench --sizes M --dtypes float32,bfloat16 --out docs/speed.md
+    filmstrip bench /tmp/bench --results --out docs/results.md
     filmstrip bench /tmp/bench --sizes tiny --workloads decode-64,prefill --rounds 3 --json
     """
+    if results and (sizes or dtypes or workloads):
+        raise ConfigError("--results says what is timed; leave out --sizes, --dtypes and --workloads")
+    if large and not results:
+        raise ConfigError("--with-7b belongs to --results; otherwise --sizes names the 7B")
     with status("starting"):
-        from filmstrip.api.load import DTYPES
         from filmstrip.config.checks import require_choice
-        from filmstrip.diagnostics.bench.peer import OURS, THEIRS
-        from filmstrip.diagnostics.bench.report import as_markdown
-        from filmstrip.diagnostics.bench.run import Options, as_plain, run_bench
-        from filmstrip.diagnostics.bench.sizes import NAMES
-        from filmstrip.diagnostics.bench.workloads import WORKLOADS
-    known = ("start-up", *WORKLOADS)
-    chosen = _names(workloads) or known
-    for what, names, allowed in (
-        ("size", _names(sizes), NAMES),
-        ("dtype", _names(dtypes), DTYPES),
-        ("workload", chosen, known),
-        ("peer", _names(peers), (OURS, THEIRS)),
-    ):
-        for name in names:
-            require_choice(what, name, allowed)
-    settings = Options(
-        cache,
-        _names(sizes),
-        _names(dtypes),
-        tuple(name for name in chosen if name != "start-up"),
-        _names(peers),
-        rounds,
-        threads,
-        quiet,
-        startup="start-up" in chosen,
-    )
-    results = run_bench(settings, note)
-    page = as_markdown(results, shlex.join(["filmstrip", *sys.argv[1:]]))
-    plain = json.dumps(as_plain(results), indent=None if as_json else 2)
+        from filmstrip.diagnostics.bench.plan import LARGE, PEERS, RESULTS
+        from filmstrip.diagnostics.bench.run import Options
+    chosen_peers = _names(peers)
+    for name in chosen_peers:
+        require_choice("peer", name, PEERS)
+    page_plan = RESULTS + (LARGE if large else ())
+    plan, startup = (page_plan, True) if results else _plan(sizes, dtypes, workloads)
+    command = shlex.join(["filmstrip", *sys.argv[1:]])
+    settings = Options(cache, plan, chosen_peers, rounds, threads, quiet, startup, command)
+    measured = _run(settings, out, as_json)
+    if results and not large:
+        measured.skipped["7B"] = "left out (--with-7b)"
+    failure = _keep(measured, out)
+    if as_json or out is None or failure:
+        _print(measured, as_json)
+    if failure:
+        raise FilmstripError(failure)
     if out is not None:
-        try:
-            out.write_text(page, encoding="utf-8")
-            out.with_suffix(".json").write_text(plain + "\n", encoding="utf-8")
-        except OSError as error:
-            raise FilmstripError(f"{out}: cannot write here ({error.strerror or error})") from error
-        note(f"wrote {out} and {out.with_suffix('.json')}")
-    if as_json:
-        sys.stdout.write(plain + "\n")
-    elif out is None:
-        sys.stdout.write(page)
+        note(f"wrote {out} and {out.with_suffix(_FIGURES)}")
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+def _run(settings: "Options", out: Path | None, as_json: bool) -> "Results":
+    """Measure. When the run breaks off, what there is until then is in the file, or else printed."""
+    from filmstrip.diagnostics.bench.run import run_bench
+
+    if out is not None:
+        _require_writable(out)
+    so_far: list[Results] = []
+
+    def keep(measured: "Results") -> None:
+        so_far[:] = [measured]
+        _keep(measured, out)
+
+    try:
+        return run_bench(settings, note, keep)
+    except BaseException:
+        if out is None and so_far and so_far[0].rows:
+            _print(so_far[0], as_json)
+        raise
+
+
+def _print(results: "Results", as_json: bool) -> None:
+    from filmstrip.diagnostics.bench.plain import as_plain
+    from filmstrip.diagnostics.bench.report import as_markdown
+
+    sys.stdout.write(json.dumps(as_plain(results)) + "\n" if as_json else as_markdown(results))
+
+
+def _plan(sizes: str | None, dtypes: str | None, workloads: str | None) -> tuple[tuple["Part", ...], bool]:
+    """The models with their workloads, and whether commands are timed from their start."""
+    from filmstrip.config.checks import require_choice
+    from filmstrip.diagnostics.bench.plan import plan_product
+    from filmstrip.diagnostics.bench.workloads import WORKLOADS
+
+    names = None if workloads is None else _names(workloads)
+    for name in names or ():
+        require_choice("workload", name, (_START_UP, *WORKLOADS))
+    chosen = None if names is None else tuple(name for name in names if name != _START_UP)
+    plan = plan_product(_names(sizes or "tiny,S"), _names(dtypes or "float32"), chosen)
+    return (() if chosen == () else plan), names is None or _START_UP in names
+
+
+def _require_writable(out: Path) -> None:
+    """Raise `FilmstripError` now rather than after an hour where the page cannot be written."""
+    if out.suffix == _FIGURES:
+        raise ConfigError(f"{out}: the page is Markdown; its figures are written beside it with the suffix {_FIGURES}")
+    try:
+        for path in (out, out.with_suffix(_FIGURES)):
+            path.open("a").close()
+    except (OSError, ValueError) as error:
+        raise FilmstripError(f"{out}: cannot write here ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _keep(results: "Results", out: Path | None) -> str:
+    """Write the page and its figures; why that failed, or nothing. What was measured is worth more than the file."""
+    from filmstrip.diagnostics.bench.plain import as_plain
+    from filmstrip.diagnostics.bench.report import as_markdown
+
+    if out is None:
+        return ""
+    try:
+        out.write_text(as_markdown(results), encoding="utf-8")
+        out.with_suffix(_FIGURES).write_text(json.dumps(as_plain(results), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        failure = f"{out}: cannot write here ({error.strerror or error})"
+        warn(failure)
+        return failure
+    return ""
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

@@ -110,16 +110,20 @@ def measure(
     return Measurement(phases, tuple(tracker.gauges), run.weights, run.kv_cache, start.begin)
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if not _MEMORY.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
 def require_memory(needed: int, device: torch.device) -> None:
     """Raise `FilmstripError` when `needed` bytes are not free on `device` (nothing is known of other systems)."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif _MEMORY.is_file():
-        lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    else:
-        return
-    if needed > free * _USABLE:
+    free = free_memory(device)
+    if free is not None and needed > free * _USABLE:
         raise FilmstripError(
             f"this would need {format_bytes(needed)} by the estimate, and {format_bytes(free)} are free on {device}; "
             "leave out --measure or ask for less"

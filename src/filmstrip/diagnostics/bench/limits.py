@@ -13,15 +13,18 @@ from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import build_meta
 
 
-def limit_seconds(config: ModelConfig, workload: Workload, dtype: str, limits: Limits) -> float | None:
+def limit_seconds(
+    config: ModelConfig, workload: Workload, dtype: str, limits: Limits, compute: str, kept: str
+) -> float | None:
     """Seconds of one unit of work if nothing but the processor's products or its memory counted; None: no such bound.
 
-    Decoding reads every weight of the text tower and all keys and values once a step; the rest is bound by products, at
-    the rate of float32, which is what 16-bit weights are multiplied in where the processor has no other way.
+    Decoding reads every weight of the text tower, in `dtype`, and all keys and values, which are `kept` in another
+    precision, once a step; the rest is bound by products, at the rate of float32, which is what 16-bit weights are
+    multiplied in where the processor has no other way. `compute` is the precision of the arithmetic.
     """
     if workload.kind == "decode":
-        cached = kv_cache_bytes(config.text, workload.batch, workload.context, DTYPES[dtype].itemsize)
-        return (text_bytes(config, dtype) + cached) / limits.read_bytes
+        cached = kv_cache_bytes(config.text, workload.batch, workload.context, DTYPES[kept].itemsize)
+        return (text_bytes(config, dtype, compute) + cached) / limits.read_bytes
     if workload.kind == "load":
         return None
     rate = max(limits.flops["float32"], limits.flops.get(dtype, 0.0))

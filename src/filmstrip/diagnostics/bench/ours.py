@@ -1,71 +1,74 @@
 """This program as a peer: its own loader, model and loop, as `filmstrip ask` runs them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch.nn import functional
 
-from filmstrip.checkpoint.load import load_weights
-from filmstrip.checkpoint.read import read_checkpoint
+from filmstrip.api.load import open_model
 from filmstrip.config import SamplingConfig
 from filmstrip.diagnostics.bench.workloads import (
     STEPS,
     TRAINING_ROWS,
+    Inputs,
     Runner,
+    Work,
     Workload,
     make_inputs,
+    make_question,
     random_cache,
+    random_clip,
     random_ids,
 )
-from filmstrip.generation import TokenLoop, VideoLlavaForGeneration
+from filmstrip.errors import FilmstripError
+from filmstrip.generation import TokenLoop
 from filmstrip.generation.step import new_cache, prefill
 from filmstrip.kernels import find_kernels
-from filmstrip.models.weightless import weightless
-from filmstrip.models.wide import set_compute
 from filmstrip.shapes import Int, Tensor
 
 
 class Ours(Runner):
     """One loaded checkpoint."""
 
-    def open(self, directory: Path, dtype: torch.dtype) -> None:
+    def open(self, directory: Path, dtype: torch.dtype) -> dict[str, str]:
         """Load the weights, mapped from the file where they need no conversion."""
         self.directory, self.dtype = directory, dtype
-        checkpoint = read_checkpoint(directory)
-        with weightless():
-            self.model = VideoLlavaForGeneration(checkpoint.config)
-        load_weights(self.model, checkpoint, dtype=dtype)
-        self.model.eval().requires_grad_(False)
-        set_compute(self.model, "auto", dtype, torch.device("cpu"))
         if os.environ.get("FILMSTRIP_KERNELS") != "off":
             find_kernels("wait")
-        self.config = checkpoint.config
+        self.assistant = open_model(directory, device="cpu").load_weights(dtype, compute="auto")
+        self.model, self.config = self.assistant.model, self.assistant.config
+        self.model.eos_token_ids = ()  # random weights would end an answer anywhere
+        self.compute_dtype = self.model.text_tower.compute_dtype
+        kept = self.model.kv_dtype or self.compute_dtype
+        return {"compute": _name(self.compute_dtype), "kept": _name(kept)}
 
     def greedy(self, count: int) -> list[int]:
         """As `Runner.greedy`."""
-        inputs = make_inputs(self.config, self.dtype)
+        inputs = self._inputs()
         ids: Int[Tensor, "B new"] = self.model.generate(
             inputs.input_ids, None, inputs.videos, max_new_tokens=count, temperature=0.0
         )
         return cast(list[int], ids[0].tolist())
 
-    def vision(self, _workload: Workload) -> Callable[[], int]:
+    def vision(self, _workload: Workload) -> Work:
         """Tower and projector over a clip."""
-        videos = make_inputs(self.config, self.dtype).videos
+        videos = self._inputs().videos
 
         def run() -> int:
             with torch.inference_mode():
                 self.model.encode_videos(videos)
             return 1
 
-        return run
+        return Work(run)
 
-    def prefill(self, _workload: Workload) -> Callable[[], int]:
+    def prefill(self, _workload: Workload) -> Work:
         """A clip and a question, up to the logits of the last position."""
-        inputs = make_inputs(self.config, self.dtype)
+        inputs = self._inputs()
 
         def run() -> int:
             with torch.inference_mode():
@@ -73,50 +76,58 @@ class Ours(Runner):
                 prefill(self.model, new_cache(self.model, 1, x_BTD.shape[1]), x_BTD)
             return 1
 
-        return run
+        return Work(run)
 
-    def decode(self, workload: Workload) -> Callable[[], int]:
+    def decode(self, workload: Workload) -> Work:
         """Greedy tokens behind a cache that is full to the context."""
         cache = new_cache(self.model, workload.batch, workload.context + STEPS)
-        for layer, (k_BKTH, v_BKTH) in enumerate(
-            random_cache(self.config, workload.batch, workload.context, self.dtype)
-        ):
+        pairs = random_cache(self.config, workload.batch, workload.context, self.dtype)
+        for layer, (k_BKTH, v_BKTH) in enumerate(pairs):
             cache.write(layer, k_BKTH, v_BKTH)
         generator = torch.Generator().manual_seed(2)
         ids_BT = random_ids(self.config, workload.batch, workload.context, generator)
-        sampling = SamplingConfig(max_new_tokens=STEPS, temperature=0.0)
+        sampling = SamplingConfig(max_new_tokens=STEPS + 1, temperature=0.0)
+        tokens: Iterator[Tensor] = iter(())
 
-        def run() -> int:
-            cache.length = workload.context - 1  # the last token of the context is read again, and gives the first
+        def before() -> None:
+            """Read the prompt's last token again: that gives the first of the answer, and it is no step."""
+            nonlocal tokens
+            cache.length = workload.context - 1
             with torch.inference_mode():
                 x_BTD = self.model.text_tower.token_embedding(ids_BT[:, -1:])
-            return len(list(TokenLoop(self.model, cache, x_BTD, ids_BT, sampling)))
+            tokens = iter(TokenLoop(self.model, cache, x_BTD, ids_BT, sampling))
+            next(tokens)
 
-        return run
+        return Work(lambda: len(list(islice(tokens, STEPS))), before)
 
-    def second(self, _workload: Workload) -> Callable[[], int]:
-        """The cache holds the video from the question before; this one's words are read behind it."""
-        inputs = make_inputs(self.config, self.dtype)
-        cache = new_cache(self.model, 1, inputs.input_ids.shape[1] + 1)
-        with torch.inference_mode():
-            x_BTD = self.model.embed(inputs.input_ids, None, inputs.videos)
-            prefill(self.model, cache, x_BTD)
-        sampling = SamplingConfig(max_new_tokens=1, temperature=0.0)
+    def second(self, _workload: Workload) -> Work:
+        """`Assistant.ask` about a clip that it was asked about before: pixels, their hash, what is remembered, words.
+
+        Raises `FilmstripError` where the clip is not remembered.
+        """
+        clip, numbers = random_clip(), count()
+
+        def ask() -> int:
+            return self.assistant.ask(clip, make_question(next(numbers)), max_new_tokens=1).prefix_reused
 
         def run() -> int:
-            cache.truncate(inputs.video_end)
-            with torch.inference_mode():
-                x_BTD = self.model.embed(inputs.question_ids)
-            return len(list(TokenLoop(self.model, cache, x_BTD, inputs.input_ids, sampling)))
+            ask()
+            return 1
 
-        return run
+        ask()
+        if not ask():
+            raise FilmstripError("keys and values of the video are more than is remembered in memory")
+        return Work(run)
 
-    def train(self, _workload: Workload) -> Callable[[], int]:
+    def train(self, workload: Workload) -> Work:
         """Projector and text tower learn, the vision towers rest, as in Video-LLaVA's second stage."""
         model = self.model.float().train()
         model.requires_grad_(True)
         for tower in (model.image_tower, model.video_tower):
             tower.requires_grad_(False)
+        if workload.compiled:
+            for block in (*model.video_tower.blocks, *model.text_tower.blocks):
+                block.compile()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
         inputs = make_inputs(self.config, torch.float32, TRAINING_ROWS)
         targets = inputs.question_ids.flatten()
@@ -130,4 +141,13 @@ class Ours(Runner):
             optimizer.step()
             return 1
 
-        return run
+        return Work(run)
+
+    def _inputs(self) -> Inputs:
+        """The same pixels as the others get, in the precision of the arithmetic."""
+        inputs = make_inputs(self.config, self.dtype)
+        return replace(inputs, videos=inputs.videos.to(self.compute_dtype))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

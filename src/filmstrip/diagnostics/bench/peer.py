@@ -1,21 +1,23 @@
-"""A peer's process as the harness holds it, and one command that is timed from start to end."""
+"""A peer's process as the harness holds it."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter
+from select import select
+from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from filmstrip.diagnostics.bench.machine import OtherWork
 from filmstrip.errors import FilmstripError
 
 _WORKER = "filmstrip.diagnostics.bench.worker"
 OURS, THEIRS = "filmstrip", "transformers"
+TIMEOUT = 3600.0  # seconds; half an hour goes into a 16-bit prompt of a large model on a CPU
+_LAST_LINES, _LAST_BYTES = 3, 4096
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,22 @@ class Sample:
 class Peer:
     """`filmstrip` or `transformers` in a process of its own; it waits, without work, until it is asked.
 
-    Raises `FilmstripError` with the peer's last words when it ends or a request fails.
+    Raises `FilmstripError` with the peer's last words when it ends, a request fails, or there is no answer for
+    `timeout` seconds, after which the process is ended.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, timeout: float = TIMEOUT) -> None:
+        self.name, self.timeout = name, timeout
+        self._buffer = b""
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  a pipe would fill up while nobody reads it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _WORKER, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-m", _WORKER, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
         )
-        self._read()
+        try:
+            self._read()
+        except FilmstripError:
+            self.close()
+            raise
 
     def __enter__(self) -> "Peer":
         return self
@@ -56,48 +61,50 @@ class Peer:
         """End the process."""
         self._process.kill()
         self._process.communicate()
+        self._said.close()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send one request and wait for its answer."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # what it said at its end is read below
         return self._read()
 
-    def sample(self) -> Sample:
-        """Time the work that it was prepared for."""
+    def sample(self, do: str = "sample", **arguments: Any) -> Sample:
+        """Time the work that it was prepared for, or another request that is timed."""
         others = OtherWork((os.getpid(), self._process.pid))
-        answer = self.ask("sample")
+        answer = self.ask(do, **arguments)
         return Sample(answer["seconds"], others.seconds() / answer["total"], answer["peak"])
 
     def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None and self._process.stderr is not None
-        line = self._process.stdout.readline()
-        if not line:
-            said = self._process.stderr.read().strip().splitlines() or ["it ended without a word"]
-            raise FilmstripError(f"{self.name}: {said[-1]}")
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = json.loads(self._line())
         if "error" in answer:
             raise FilmstripError(f"{self.name}: {answer['error']}")
         return answer
 
+    def _line(self) -> bytes:
+        assert self._process.stdout is not None
+        deadline = monotonic() + self.timeout
+        while b"\n" not in self._buffer:
+            readable, _, _ = select([self._process.stdout], [], [], max(0.0, deadline - monotonic()))
+            if not readable:
+                self._process.kill()
+                raise FilmstripError(f"{self.name}: no answer for {self.timeout:.0f} s, so it was ended")
+            piece = os.read(self._process.stdout.fileno(), 65536)
+            if not piece:
+                raise FilmstripError(f"{self.name}: {last_words(self._said, self._process.wait())}")
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
 
-def time_command(command: Sequence[str], environment: dict[str, str] | None = None) -> Sample:
-    """One run of a command, process start included. Raises `FilmstripError` when it fails."""
-    others = OtherWork((os.getpid(),))
-    started = perf_counter()
-    process = subprocess.Popen(
-        [*command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=os.environ | (environment or {}),
-    )
-    _, said = process.communicate()
-    seconds = perf_counter() - started
-    if process.returncode != 0:
-        lines = said.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise FilmstripError(f"{Path(command[0]).name} {' '.join(command[1:3])} failed: {lines[-1]}")
-    return Sample(seconds, others.seconds() / seconds, 0)
+
+def last_words(file: IO[bytes], code: int) -> str:
+    """How a process ended: its exit code and the last lines that it wrote to `file`."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _LAST_BYTES))
+    lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{how}: {' / '.join(lines[-_LAST_LINES:]) or 'it said nothing'}"

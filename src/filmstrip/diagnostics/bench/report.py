@@ -1,68 +1,135 @@
 """Results as a Markdown page."""
 
-from filmstrip.diagnostics.bench.peer import OURS, Sample
-from filmstrip.diagnostics.bench.run import Results, Row
+from collections.abc import Iterable
+
+from filmstrip.diagnostics.bench.rows import Row
+from filmstrip.diagnostics.bench.run import Results
+from filmstrip.diagnostics.bench.sizes import plain_dtype
+from filmstrip.diagnostics.bench.targets import Judgement, judge
+
+_QUANTISED = (
+    "transformers has no weights of so few bits here: it runs those in {dtype} that these were made from, and *ratio* "
+    "is over that."
+)
+
+_LEGEND = """\
+Programs run in turn, each in a process of its own, until there are {rounds} samples of each (3 where a round takes
+minutes); the first run of each does not count. Times are medians, in brackets the fastest and the slowest. *Ratio* is
+the other program's median by ours, in brackets the least and the most of the pairs of samples. *Share of limit* is how
+near ours comes to the least time that memory or arithmetic allow. *Peak* is resident memory, mapped weights included.
+*Samples* is how many count; one beside which other work took more than {quiet:.0%} of a core is *dropped* and taken
+again, as long as that is not too often.
+
+A *cold* load is the first one of a process whose libraries are loaded, from files that are not in memory; both programs
+map them and read most of them later. Decoding is timed by the token, a *second question* from pixels in memory to the
+first token; transformers, in its default use, then reads the prompt again."""
 
 
-def as_markdown(results: Results, command: str) -> str:
-    """A page: which machine it was, what it can do, and every row: medians, spread, ratio, share of the limit."""
+def as_markdown(results: Results) -> str:
+    """A page: which machine it was, what it can do, the targets, and every row with its spread and ratio."""
+    lines = ["# Speed, measured", "", *_head(results), ""]
+    if not results.complete:
+        lines += ["**Not finished: this is what was measured until now.**", ""]
+    lines += ["## Targets", "", *_targets(judge(results.rows)), ""]
+    if results.skipped:
+        lines += ["## Not run", "", *(f"- {title}: {why}" for title, why in results.skipped.items()), ""]
+    for size, dtype in dict.fromkeys((row.size, row.dtype) for row in results.rows):
+        rows = [row for row in results.rows if (row.size, row.dtype) == (size, dtype)]
+        lines += [f"## {size}, {dtype}", ""]
+        said = results.agreement.get(f"{size} {dtype}")
+        if said:
+            lines += [f"Greedy answers to one prompt with a video: {said}.", ""]
+        if plain_dtype(dtype) != dtype:
+            lines += [_QUANTISED.format(dtype=plain_dtype(dtype)), ""]
+        lines += [*_table(rows, results.options.peers), "", *_remarks(rows)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _head(results: Results) -> list[str]:
     machine, limits, options = results.machine, results.limits, results.options
     memory = float(str(machine["memory_bytes"])) / 2**30
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in limits.flops.items())
-    lines = [
-        "# Speed",
+    disturbed = ""
+    if limits.others > options.quiet:
+        disturbed = f" Other work took {limits.others:.0%} of a core meanwhile, so these may be too low."
+    return [
+        f"Written by `{options.command}` on {machine['date']}. The targets and notes on them are kept in the program; "
+        "every other figure was measured in this run.",
         "",
-        f"Written by `{command}`; not a line of it by hand.",
-        "",
-        f"{machine['processor']} ({machine['vectors']}), {machine['cores']} cores, {machine['threads']} threads, "
-        f"{memory:.0f} GiB, {machine['system']}, PyTorch {machine['torch']}, Python {machine['python']}.",
+        f"{machine['processor']} ({machine['vectors']}), {machine['cores']} cores, {options.threads} threads, "
+        f"{memory:.0f} GiB, {machine['system']}, Python {machine['python']}, PyTorch {machine['torch']}, "
+        f"transformers {machine['transformers']}, filmstrip {machine['filmstrip']}.",
         "",
         f"What this machine can do at most, measured in the same run: read {limits.read_bytes / 1e9:.1f} GB/s from "
-        f"memory; multiply matrices at {rates}.",
+        f"memory; multiply matrices at {rates}.{disturbed}",
         "",
-        f"Medians of {options.rounds} samples of each program, in turn; in brackets the fastest and the slowest. "
-        "*Ratio* is the other program's median by ours. *Share of limit* is how near ours comes to the least time that "
-        "memory or arithmetic allow. *Peak* is resident memory, mapped weights included. A sample beside which other "
-        f"work took more than {options.quiet:.0%} of a core is *dropped* and taken again.",
+        _LEGEND.format(rounds=options.rounds, quiet=options.quiet),
     ]
-    for model in dict.fromkeys((row.size, row.dtype) for row in results.rows):
-        rows = [row for row in results.rows if (row.size, row.dtype) == model]
-        lines += ["", f"## {model[0]}, {model[1]}", ""]
-        said = results.agreement.get(" ".join(model))
-        if said:
-            lines += [f"Greedy answers to one prompt with a video: {said}.", ""]
-        lines += _table(rows, options.peers)
-        lines += [f"- {row.workload}, {name}: {why}" for row in rows for name, why in row.failed.items()]
-    return "\n".join(lines) + "\n"
+
+
+def _targets(judgements: Iterable[Judgement]) -> list[str]:
+    lines = ["| work | at least | stretch | measured | share of limit | |", "|---|---|---|---|---|---|"]
+    notes = []
+    for judgement in judgements:
+        target = judgement.target
+        least = "" if target.least is None else f"{target.least:g}x"
+        if target.share is not None:
+            least += f" and {target.share:.0%} of the limit"
+        stretch = target.stretch_said if target.stretch is None else f"{target.stretch:g}x"
+        measured = "" if judgement.ratio is None else f"{judgement.ratio:.2f}x{_range(judgement.spread)}"
+        share = "" if judgement.share is None else f"{judgement.share:.0%}"
+        lines.append(f"| {target.title} | {least} | {stretch} | {measured} | {share} | {judgement.verdict} |")
+        if target.note:
+            notes.append(f"- {target.title}: {target.note}")
+    return [*lines, *([""] if notes else []), *notes]
 
 
 def _table(rows: list[Row], peers: tuple[str, ...]) -> list[str]:
     times = " | ".join(f"{peer} | peak" for peer in peers)
-    lines = [f"| work | {times} | ratio | share of limit | dropped |"]
-    lines.append("|" + "---|" * (2 * len(peers) + 4))
+    lines = [f"| work | {times} | ratio | share of limit | samples | dropped |"]
+    lines.append("|" + "---|" * (2 * len(peers) + 5))
     for row in rows:
         cells = [row.workload]
         for peer in peers:
-            samples = row.samples.get(peer, [])
-            cells += [_spread(row.median(peer), samples), _peak(samples)]
-        ours, limit = row.median(OURS), row.limit
-        cells.append("" if row.ratio is None else f"{row.ratio:.2f}")
-        cells.append("" if limit is None or not ours else f"{limit / ours:.0%}")
+            cells += [_time(row, peer), _peak(row, peer)]
+        pairs = row.ratios
+        cells.append("" if row.ratio is None else f"{row.ratio:.2f}{_range((min(pairs), max(pairs)))}")
+        cells.append("" if row.share is None else f"{row.share:.0%}")
+        cells.append(", ".join(str(len(row.samples.get(peer, []))) for peer in peers))
         cells.append(str(sum(row.dropped.values())))
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    return lines
 
 
-def _spread(median: float | None, samples: list[Sample]) -> str:
+def _remarks(rows: list[Row]) -> list[str]:
+    """What is to be said of single rows, and how tokens a second grow with the batch."""
+    lines = [f"- {row.workload}: {remark}" for row in rows for remark in row.remarks]
+    lines += [f"- {row.workload}, {name}: {why}" for row in rows for name, why in row.failed.items()]
+    singles = [row for row in rows if row.tokens == 1]
+    for single in singles:
+        for row in (row for row in rows if row.tokens > 1 and row.workload.startswith(f"{single.workload},")):
+            rates = {peer: (row.rate(peer), single.rate(peer)) for peer in row.samples}
+            growth = [f"{peer} {more / one:.2f}x" for peer, (more, one) in rates.items() if more and one]
+            if growth:
+                lines.append(f"- {row.workload}, tokens a second over batch 1: {', '.join(growth)}")
+    return [*lines, ""] if lines else []
+
+
+def _time(row: Row, peer: str) -> str:
+    median, rate, seconds = row.median(peer), row.rate(peer), row.seconds(peer)
     if median is None:
         return ""
-    seconds = [sample.seconds for sample in samples]
-    return f"{duration(median)} ({duration(min(seconds))}–{duration(max(seconds))})"
+    tokens = "" if rate is None else f", {rate:.3g} tokens/s"
+    return f"{duration(median)} ({duration(min(seconds))}–{duration(max(seconds))}){tokens}"
 
 
-def _peak(samples: list[Sample]) -> str:
-    most = max((sample.peak for sample in samples), default=0)
+def _peak(row: Row, peer: str) -> str:
+    most = max((sample.peak for sample in row.samples.get(peer, [])), default=0)
     return f"{most / 1e9:.2f} GB" if most else ""
+
+
+def _range(spread: tuple[float, float] | None) -> str:
+    return "" if spread is None else f" ({spread[0]:.2f}–{spread[1]:.2f})"
 
 
 def duration(seconds: float) -> str:

@@ -1,126 +1,174 @@
 """Peers in turn, A B A B, on the same weights: samples, of which those taken beside other work are dropped."""
 
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from filmstrip.api.load import DTYPES
 from filmstrip.checkpoint.read import read_checkpoint
+from filmstrip.config import ModelConfig
 from filmstrip.diagnostics.bench.limits import limit_seconds
 from filmstrip.diagnostics.bench.machine import Limits, describe_machine, measure_limits
-from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample, time_command
-from filmstrip.diagnostics.bench.sizes import checkpoint_for
-from filmstrip.diagnostics.bench.startup import startup_commands
+from filmstrip.diagnostics.bench.page_cache import evict
+from filmstrip.diagnostics.bench.peer import OURS, Peer, Sample
+from filmstrip.diagnostics.bench.plan import PEERS, Part, choose_peers, plan_product, shortage
+from filmstrip.diagnostics.bench.rows import Row, take_in_turn
+from filmstrip.diagnostics.bench.sizes import checkpoint_for, plain_dtype, require_directory
+from filmstrip.diagnostics.bench.startup import Start, startup_commands, time_command
 from filmstrip.diagnostics.bench.workloads import WORKLOADS, Workload
+from filmstrip.diagnostics.memory_measure import free_memory
 from filmstrip.errors import FilmstripError
+from filmstrip.kernels import find_kernels
 
 _GREEDY = 8  # tokens that the peers must agree on
+START_UP = "start-up"  # what `skipped` calls the commands
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is run. `quiet` is the most CPU time of others, per second, beside which a sample counts."""
+    """What is run. `quiet` is the most CPU time of others, per second, beside which a sample counts; `command` is what
+    the user wrote."""
 
     cache: Path
-    sizes: tuple[str, ...] = ("tiny", "S")
-    dtypes: tuple[str, ...] = ("float32",)
-    workloads: tuple[str, ...] = tuple(WORKLOADS)
-    peers: tuple[str, ...] = (OURS, THEIRS)
+    plan: tuple[Part, ...] = plan_product(("tiny", "S"), ("float32",))
+    peers: tuple[str, ...] = PEERS
     rounds: int = 7
     threads: int = 2
     quiet: float = 0.1
     startup: bool = True
-
-
-@dataclass
-class Row:
-    """One workload on one model: every peer's samples, what others' work spoilt, and what the machine allows."""
-
-    size: str
-    dtype: str
-    workload: str
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    limit: float | None = None
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def median(self, peer: str) -> float | None:
-        """Median seconds of one unit of work, None without samples."""
-        seconds = [sample.seconds for sample in self.samples.get(peer, [])]
-        return statistics.median(seconds) if seconds else None
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times as long the reference takes; above 1 this program is faster."""
-        ours, theirs = self.median(OURS), self.median(THEIRS)
-        return None if not ours or not theirs else theirs / ours
+    command: str = "filmstrip bench"
 
 
 @dataclass
 class Results:
-    """Everything that was measured. `agreement` says for every model whether the peers chose the same tokens."""
+    """Everything that was measured. `agreement` says for every model whether the peers chose the same tokens, `skipped`
+    why a model was not run; `complete` is false as long as something is still to come."""
 
     machine: dict[str, object]
     limits: Limits
     options: Options
     rows: list[Row] = field(default_factory=list)
     agreement: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    complete: bool = False
 
 
-def run_bench(options: Options, note: Callable[[str], None] = lambda text: None) -> Results:
-    """Measure limits, then every model and workload. `note` hears what is being done.
+def run_bench(
+    options: Options, note: Note = lambda text: None, keep: Callable[[Results], None] = lambda results: None
+) -> Results:
+    """Measure limits, then every model and workload. `note` hears what is being done, `keep` gets the results so far
+    after every row.
 
-    A peer that cannot do something (not installed, out of memory) is noted in its row and the others go on.
+    A peer that cannot do something (not installed, out of memory) is noted in its row, a model that cannot be had in
+    `skipped`, and the others go on. Raises `CheckpointError` where nothing can be written to `options.cache`.
     """
+    require_directory(options.cache)
     torch.set_num_threads(options.threads)
     note("measuring what the machine can do")
-    results = Results(describe_machine(), measure_limits(tuple(sorted({"float32", *options.dtypes}))), options)
+    plain = {plain_dtype(part.dtype) for part in options.plan if part.dtype in DTYPES}
+    limits = measure_limits(tuple(sorted({"float32", *plain})), options.quiet)
+    results = Results(describe_machine(), limits, options)
+    keep(results)
     if options.startup:
-        results.rows += _startup(options, note)
-    for size in options.sizes:
-        for dtype in options.dtypes if size != "tiny" else ("float32",):
-            note(f"{size} {dtype}: writing random weights, if they are not there")
-            directory = checkpoint_for(size, dtype, options.cache)
-            results.rows += _model(size, dtype, directory, options, results, note)
+        try:
+            _time_startup(results, note, keep)
+        except FilmstripError as error:
+            results.skipped[START_UP] = str(error)
+    for part in options.plan:
+        try:
+            _time_part(part, results, note, keep)
+        except FilmstripError as error:
+            results.skipped[part.title] = str(error)
+    results.complete = True
+    keep(results)
     return results
 
 
-def _model(
-    size: str, dtype: str, directory: Path, options: Options, results: Results, note: Callable[[str], None]
-) -> list[Row]:
-    """All workloads of one model, training last: it changes the weights."""
-    config = read_checkpoint(directory).config
-    rows = []
+def _time_part(part: Part, results: Results, note: Note, keep: Callable[[Results], None]) -> None:
+    """All workloads of one model: first loads into a process that has none, last training, which changes the weights.
+
+    Raises `FilmstripError` when the model cannot be had.
+    """
+    options, free = results.options, free_memory(torch.device("cpu"))
+    peers, failed = choose_peers(part, options.peers, free)
+    if not peers:
+        raise FilmstripError("; ".join(dict.fromkeys(failed.values())))
+    note(f"{part.title}: writing weights, if they are not there")
+    directories = {name: checkpoint_for(part.size, part.dtype_of(name), options.cache) for name in peers}
+    config = read_checkpoint(directories[peers[0]]).config
+    works = [WORKLOADS[name] for name in part.workloads]
+    for work in (work for work in works if work.cold):
+        note(f"{part.title}: {work.name}")
+        row = Row(part.size, part.dtype, work.name, failed=dict(failed))
+        takers = {name: partial(_load_cold, name, directories[name], part, options) for name in peers}
+        take_in_turn(row, takers, options.rounds, options.quiet)
+        results.rows.append(row)
+        keep(results)
+    rest = sorted((work for work in works if not work.cold), key=lambda work: (work.kind == "train", work.compiled))
+    if not rest:
+        return
     with ExitStack() as stack:
-        peers, failed = _open(options, directory, dtype, stack)
-        if len(peers) > 1:
-            results.agreement[f"{size} {dtype}"] = _agreement(peers)
-        for name in sorted(options.workloads, key=lambda name: name == "train"):
-            work = WORKLOADS[name]
-            note(f"{size} {dtype}: {work.name}")
-            limit = limit_seconds(config, work, dtype, results.limits)
-            row = Row(size, dtype, work.name, limit=limit, failed=dict(failed))
-            _in_turn(row, {peer.name: peer.sample for peer in _prepare(peers, work, row)}, options)
-            rows.append(row)
-    return rows
+        model = _open(part, config, directories, options, stack)
+        if len(model.peers) > 1:
+            results.agreement[part.title] = _agreement(model.peers)
+        for work in rest:
+            note(f"{part.title}: {work.name}")
+            row = Row(part.size, part.dtype, work.name, work.tokens, failed=failed | model.failed)
+            _time_row(row, work, model, results, free)
+            results.rows.append(row)
+            keep(results)
 
 
-def _open(options: Options, directory: Path, dtype: str, stack: ExitStack) -> tuple[list[Peer], dict[str, str]]:
-    """The peers that have loaded the model, and why the others have not."""
-    peers, failed = [], {}
-    for name in options.peers:
+@dataclass(frozen=True)
+class _Model:
+    """The peers that hold one model, what each said of its precision, and why others do not hold it."""
+
+    part: Part
+    config: ModelConfig
+    peers: list[Peer]
+    told: dict[str, dict[str, str]]
+    failed: dict[str, str]
+
+
+def _time_row(row: Row, work: Workload, model: _Model, results: Results, free: int | None) -> None:
+    """One workload by the peers that hold the model, if there is room for it beside the weights."""
+    options, part, config = results.options, model.part, model.config
+    if OURS in model.told:
+        row.limit = limit_seconds(config, work, part.dtype, results.limits, **model.told[OURS])
+    missing = shortage(part, config, work, {name: said["kept"] for name, said in model.told.items()}, free)
+    if missing:
+        row.remarks.append(missing)
+        return
+    ready = {peer.name: peer.sample for peer in _prepare(model.peers, work, row)}
+    take_in_turn(row, ready, options.rounds, options.quiet)
+
+
+def _load_cold(name: str, directory: Path, part: Part, options: Options) -> Sample:
+    """One load by a process that has loaded nothing of it, from files that are not in memory."""
+    with Peer(name) as peer:
+        peer.ask("rehearse", threads=options.threads)
+        evict(sorted(directory.glob("*.safetensors")))
+        return peer.sample("load", directory=str(directory), dtype=plain_dtype(part.dtype))
+
+
+def _open(part: Part, config: ModelConfig, directories: dict[str, Path], options: Options, stack: ExitStack) -> _Model:
+    """Have every peer load the model."""
+    model = _Model(part, config, [], {}, {})
+    for name, directory in directories.items():
         try:
             peer = stack.enter_context(Peer(name))
-            peer.ask("open", directory=str(directory), dtype=dtype, threads=options.threads)
-            peers.append(peer)
+            dtype = plain_dtype(part.dtype)
+            model.told[name] = peer.ask("open", directory=str(directory), dtype=dtype, threads=options.threads)
+            model.peers.append(peer)
         except FilmstripError as error:
-            failed[name] = str(error)
-    return peers, failed
+            model.failed[name] = str(error)
+    return model
 
 
 def _prepare(peers: Iterable[Peer], workload: Workload, row: Row) -> list[Peer]:
@@ -135,73 +183,44 @@ def _prepare(peers: Iterable[Peer], workload: Workload, row: Row) -> list[Peer]:
 
 
 def _agreement(peers: Sequence[Peer]) -> str:
-    said = [peer.ask("greedy", count=_GREEDY)["tokens"] for peer in peers]
+    try:
+        said = [peer.ask("greedy", count=_GREEDY)["tokens"] for peer in peers]
+    except FilmstripError as error:
+        return f"not compared ({error})"
     same = next((i for i, tokens in enumerate(zip(*said, strict=True)) if len(set(tokens)) > 1), _GREEDY)
     return f"the same {_GREEDY} tokens" if same == _GREEDY else f"the same {same} of {_GREEDY} tokens"
 
 
-def _in_turn(row: Row, peers: Mapping[str, Callable[[], Sample]], options: Options) -> None:
-    """One sample of every peer, round after round. A sample beside other work is dropped and counted; twice as many
-    rounds are tried before a row stays short of samples."""
-    takers = dict(peers)
-    row.samples = {name: [] for name in takers}
-    row.dropped = dict.fromkeys(takers, 0)
-    for _ in range(2 * options.rounds):
-        wanting = [name for name in takers if len(row.samples[name]) < options.rounds]
-        if not wanting:
-            return
-        for name in wanting:
-            try:
-                sample = takers[name]()
-            except FilmstripError as error:
-                row.failed[name] = str(error)
-                del takers[name]
-                break
-            if sample.others > options.quiet:
-                row.dropped[name] += 1
-            else:
-                row.samples[name].append(sample)
-
-
-def _startup(options: Options, note: Callable[[str], None]) -> list[Row]:
-    rows = []
-    for name, commands in startup_commands(options.cache, options.peers).items():
-        note(name)
-        row = Row("tiny", "float32", name)
-        takers = {peer: partial(time_command, command) for peer, command in commands.items()}
-        _in_turn(row, takers, options)
-        rows.append(row)
-    return rows
-
-
-def as_plain(results: Results) -> dict[str, Any]:
-    """Everything as plain data, for JSON."""
+def _time_startup(results: Results, note: Note, keep: Callable[[Results], None]) -> None:
+    """Commands from the start of the process to its end; one run of each does not count."""
     options = results.options
-    return {
-        "machine": results.machine,
-        "limits": {"read_bytes_per_second": results.limits.read_bytes, "flops": results.limits.flops},
-        "rounds": options.rounds,
-        "threads": options.threads,
-        "quiet": options.quiet,
-        "agreement": results.agreement,
-        "rows": [
-            {
-                "size": row.size,
-                "dtype": row.dtype,
-                "workload": row.workload,
-                "limit_seconds": row.limit,
-                "ratio": row.ratio,
-                "peers": {
-                    name: {
-                        "median_seconds": row.median(name),
-                        "seconds": [sample.seconds for sample in samples],
-                        "peak_bytes": max((sample.peak for sample in samples), default=0),
-                        "dropped": row.dropped.get(name, 0),
-                    }
-                    for name, samples in row.samples.items()
-                },
-                "failed": row.failed,
-            }
-            for row in results.rows
-        ],
-    }
+    if os.environ.get("FILMSTRIP_KERNELS") != "off":
+        find_kernels("wait")  # the first start would compile them beside itself, and disturb those after it
+    for start in startup_commands(options.cache, options.peers):
+        note(start.name)
+        row = Row("tiny", "float32", start.name)
+        row.remarks.append(" against ".join(f"`{text}`" for text in start.shown.values()))
+        said, takers = {}, {}
+        for peer, command in start.commands.items():
+            try:
+                _, said[peer] = time_command(command, options.threads)
+                takers[peer] = partial(_sample_command, command, options.threads)
+            except FilmstripError as error:
+                row.failed[peer] = str(error)
+        if start.answers and said:
+            row.remarks.append(_answers(start, said))
+        take_in_turn(row, takers, options.rounds, options.quiet)
+        results.rows.append(row)
+        keep(results)
+
+
+def _sample_command(command: Sequence[str], threads: int) -> Sample:
+    return time_command(command, threads)[0]
+
+
+def _answers(start: Start, said: dict[str, str]) -> str:
+    """Whether the commands gave the same answer."""
+    shown = {" ".join(text.split()) for text in said.values()}
+    if len(said) == len(start.commands) and len(shown) == 1:
+        return f"both answered “{shown.pop()}”" if len(said) > 1 else f"the answer: “{shown.pop()}”"
+    return "; ".join(f"{peer} answered “{' '.join(text.split())}”" for peer, text in said.items())

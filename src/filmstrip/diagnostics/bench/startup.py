@@ -1,12 +1,24 @@
 """Commands that are timed from the start of the process to its end."""
 
+import json
+import os
+import shlex
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from filmstrip.checkpoint.resolve import resolve
-from filmstrip.diagnostics.bench.peer import OURS, THEIRS
+from filmstrip.diagnostics.bench import launcher
+from filmstrip.diagnostics.bench.machine import OtherWork
+from filmstrip.diagnostics.bench.peer import OURS, THEIRS, TIMEOUT, Sample, last_words
+from filmstrip.errors import FilmstripError
 
+HELP, FIRST_ANSWER = "start-up, help", "first answer of the embedded model, process start included"
 _QUESTION = "How many shapes are there?"
+_SHOWN = 60  # characters of a command that failed
 
 # What a user of transformers writes: its processor needs torchvision, so frames come decoded, and ids from tokenizers.
 _THEIR_ANSWER = """
@@ -32,25 +44,74 @@ print(tokenizer.decode(out[0, ids.shape[1]:].tolist()))
 """
 
 
-def startup_commands(folder: Path, peers: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
-    """Commands by workload and peer; the clip that is asked about is drawn into `folder`."""
+@dataclass(frozen=True)
+class Start:
+    """The same work as a command of each peer, and how the page writes these; `answers`: what they say is the work."""
+
+    name: str
+    commands: Mapping[str, Sequence[str]]
+    shown: Mapping[str, str]
+    answers: bool
+
+
+def startup_commands(folder: Path, peers: tuple[str, ...]) -> list[Start]:
+    """What is timed; the clip that is asked about is drawn into `folder`."""
     clip = _draw(folder)
-    ours = str(Path(sys.executable).with_name("filmstrip"))
-    commands = {
-        "start-up, help": {OURS: [ours, "ask", "--help"], THEIRS: [sys.executable, "-c", "import transformers"]},
-        "first answer of the embedded model, process start included": {
-            OURS: [ours, "ask", str(clip), _QUESTION],
-            THEIRS: [sys.executable, "-c", _THEIR_ANSWER, str(resolve("tiny")), str(clip), _QUESTION],
+    ours = [sys.executable, "-m", "filmstrip.cli.main", "ask"]
+    theirs = [sys.executable, "-c"]
+    question = shlex.quote(_QUESTION)
+    helped = Start(
+        HELP,
+        {OURS: [*ours, "--help"], THEIRS: [*theirs, "import transformers"]},
+        {OURS: "filmstrip ask --help", THEIRS: 'python -c "import transformers"'},
+        answers=False,
+    )
+    asked = Start(
+        FIRST_ANSWER,
+        {
+            OURS: [*ours, str(clip), _QUESTION],
+            THEIRS: [*theirs, _THEIR_ANSWER, str(resolve("tiny")), str(clip), _QUESTION],
         },
-    }
-    return {name: {peer: command for peer, command in pair.items() if peer in peers} for name, pair in commands.items()}
+        {
+            OURS: f"filmstrip ask {clip.name} {question}",
+            THEIRS: f"python -c SCRIPT tiny {clip.name} {question} (from_pretrained, PyAV, Pillow, generate)",
+        },
+        answers=True,
+    )
+    return [
+        Start(
+            start.name,
+            {peer: command for peer, command in start.commands.items() if peer in peers},
+            {peer: text for peer, text in start.shown.items() if peer in peers},
+            start.answers,
+        )
+        for start in (helped, asked)
+    ]
 
 
 def _draw(folder: Path) -> Path:
     from filmstrip.media.encode import write_video
     from filmstrip.world import draw_clip, sample_clip, split_rng
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "clip.mp4"
     write_video(path, draw_clip(sample_clip(split_rng("test", 0), "test"), 256))
     return path
+
+
+def time_command(command: Sequence[str], threads: int, timeout: float = TIMEOUT) -> tuple[Sample, str]:
+    """One run of a command, process start included, and what it printed. Raises `FilmstripError` when it fails."""
+    others = OtherWork((os.getpid(),))
+    with tempfile.TemporaryFile() as complaints:
+        done = subprocess.run(
+            [sys.executable, "-S", launcher.__file__, str(timeout), *command],
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            check=False,
+        )
+        failed = done.returncode or not done.stdout
+        answer = {"code": done.returncode} if failed else json.loads(done.stdout)
+        if failed or answer["code"] != 0:
+            shown = " ".join(shlex.join(command).split())[:_SHOWN]
+            raise FilmstripError(f"{shown} failed, {last_words(complaints, answer['code'])}")
+    return Sample(answer["seconds"], others.seconds() / answer["seconds"], answer["peak"]), answer["said"].strip()

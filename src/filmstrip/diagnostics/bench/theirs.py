@@ -1,6 +1,5 @@
 """transformers as a peer, in its default use: `from_pretrained`, `generate`, `forward` with labels."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,12 +10,13 @@ from filmstrip.diagnostics.bench.workloads import (
     STEPS,
     TRAINING_ROWS,
     Runner,
+    Work,
     Workload,
     make_inputs,
     random_cache,
     random_ids,
 )
-from filmstrip.oracle.reference import load_reference, reference_cache, reference_generate
+from filmstrip.oracle.reference import load_reference, quiet, reference_cache, reference_generate
 
 _IGNORE = -100
 
@@ -24,11 +24,16 @@ _IGNORE = -100
 class Theirs(Runner):
     """One loaded checkpoint."""
 
-    def open(self, directory: Path, dtype: torch.dtype) -> None:
+    def __init__(self) -> None:
+        quiet()
+
+    def open(self, directory: Path, dtype: torch.dtype) -> dict[str, str]:
         """Load the weights as transformers does, mapped from the file."""
         self.directory, self.dtype = directory, dtype
         self.config = read_checkpoint(directory).config
         self.model: Any = load_reference(directory, dtype=dtype)
+        name = str(dtype).removeprefix("torch.")
+        return {"compute": name, "kept": name}
 
     def greedy(self, count: int) -> list[int]:
         """As `Runner.greedy`."""
@@ -39,7 +44,7 @@ class Theirs(Runner):
             list[int], reference_generate(self.model, given, max_new_tokens=count, eos_token_id=None)[0].tolist()
         )
 
-    def vision(self, _workload: Workload) -> Callable[[], int]:
+    def vision(self, _workload: Workload) -> Work:
         """Tower and projector over a clip."""
         videos = make_inputs(self.config, self.dtype).videos
 
@@ -48,9 +53,9 @@ class Theirs(Runner):
                 self.model.model.get_video_features(pixel_values_videos=videos)
             return 1
 
-        return run
+        return Work(run)
 
-    def prefill(self, _workload: Workload) -> Callable[[], int]:
+    def prefill(self, _workload: Workload) -> Work:
         """A clip and a question, up to the logits of the last position."""
         inputs = make_inputs(self.config, self.dtype)
 
@@ -61,28 +66,32 @@ class Theirs(Runner):
                 )
             return 1
 
-        return run
+        return Work(run)
 
-    def second(self, workload: Workload) -> Callable[[], int]:
+    def second(self, workload: Workload) -> Work:
         """Nothing is kept from one question to the next, so all is read again."""
         return self.prefill(workload)
 
-    def decode(self, workload: Workload) -> Callable[[], int]:
+    def decode(self, workload: Workload) -> Work:
         """`generate` behind a cache that is full to the context."""
-        pairs = random_cache(self.config, workload.batch, workload.context - 1, self.dtype)
+        length = workload.context - 1
+        cache = reference_cache(random_cache(self.config, workload.batch, length, self.dtype))
         generator = torch.Generator().manual_seed(2)
         ids_BT = random_ids(self.config, workload.batch, workload.context, generator)
         given = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
 
+        def before() -> None:
+            """Forget the tokens of the last run."""
+            cache.crop(length - cache.get_seq_length())
+
         def run() -> int:
-            cache = reference_cache(pairs)
             ids = reference_generate(self.model, given, past_key_values=cache, max_new_tokens=STEPS, eos_token_id=None)
             return int(ids.shape[1])
 
-        return run
+        return Work(run, before)
 
-    def train(self, _workload: Workload) -> Callable[[], int]:
-        """As `Ours.train`."""
+    def train(self, _workload: Workload) -> Work:
+        """As `Ours.train`, and as it comes: not compiled."""
         model = self.model.float().train()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("_tower." not in name)
@@ -97,4 +106,4 @@ class Theirs(Runner):
             optimizer.step()
             return 1
 
-        return run
+        return Work(run)

@@ -6,7 +6,6 @@ python -m filmstrip.diagnostics.bench.worker filmstrip|transformers
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -14,10 +13,12 @@ from typing import Any
 
 import torch
 
-from filmstrip.diagnostics.bench.workloads import Runner, Workload
+from filmstrip.checkpoint.resolve import resolve
+from filmstrip.diagnostics.bench.workloads import Runner, Work, Workload
 from filmstrip.diagnostics.tracker import resident_gauge
 
 _SHORTEST = 0.4  # seconds of one sample: clocks of other processes' work tick in hundredths
+_IDLE = Work(lambda: 0)
 
 
 class Worker:
@@ -25,16 +26,13 @@ class Worker:
 
     def __init__(self, peer: str) -> None:
         self.peer = _make(peer)
-        self.run: Callable[[], int] = lambda: 0
-        self.cold: tuple[Path, ...] = ()
+        self.work = _IDLE
         self.memory = resident_gauge(ExitStack())
 
     def open(self, directory: str, dtype: str, threads: int) -> dict[str, Any]:
-        """Load a checkpoint."""
-        torch.set_num_threads(threads)
-        torch.manual_seed(0)
-        self.peer.open(Path(directory), getattr(torch, dtype))
-        return {}
+        """Load a checkpoint; says in what precision it works."""
+        _settle(threads)
+        return dict(self.peer.open(Path(directory), getattr(torch, dtype)))
 
     def greedy(self, count: int) -> dict[str, Any]:
         """The first tokens of an answer."""
@@ -42,24 +40,53 @@ class Worker:
 
     def prepare(self, **workload: Any) -> dict[str, Any]:
         """Get ready for a workload and do it once, which pays for what later runs reuse."""
-        what = Workload(**workload)
-        self.cold = tuple(sorted(self.peer.directory.glob("*.safetensors"))) if what.cold else ()
-        self.run = self.peer.prepare(what)
-        self.run()
+        self.work = _IDLE  # what the last one held is not needed beside the new
+        self.work = self.peer.prepare(Workload(**workload))
+        self.work.before()
+        self.work.run()
         return {}
 
     def sample(self) -> dict[str, Any]:
-        """Do the work until a sample is long enough; seconds of one unit, and the most memory that was resident."""
-        for path in self.cold:
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        """Do the work until a sample is long enough."""
+        return self._time(self.work, _SHORTEST)
+
+    def rehearse(self, threads: int) -> dict[str, Any]:
+        """Load the embedded model and let go of it: that pays for what a program does once in its life."""
+        _settle(threads)
+        self.peer.open(resolve("tiny"), torch.float32)
+        self.peer.close()
+        return {}
+
+    def load(self, directory: str, dtype: str) -> dict[str, Any]:
+        """Load a checkpoint for the first time in this process, timed."""
+
+        def run() -> int:
+            self.peer.open(Path(directory), getattr(torch, dtype))
+            return 1
+
+        return self._time(Work(run), least=0.0)
+
+    def _time(self, work: Work, least: float) -> dict[str, Any]:
+        """Seconds of one unit, those of the whole sample, and the most memory that was resident."""
+        started = perf_counter()
+        work.before()
         if self.memory is not None:
             self.memory.reset()
-        units, started = 0, perf_counter()
-        while units == 0 or (perf_counter() - started < _SHORTEST and not self.cold):
-            units += self.run()
-        seconds = perf_counter() - started
-        return {"seconds": seconds / units, "total": seconds, "peak": self.memory.peak() if self.memory else 0}
+        units, seconds = 0, 0.0
+        while True:
+            begun = perf_counter()
+            units += work.run()
+            seconds += perf_counter() - begun
+            if seconds >= least:
+                break
+            work.before()
+        total, peak = perf_counter() - started, self.memory.peak() if self.memory else 0
+        return {"seconds": seconds / units, "total": total, "peak": peak}
+
+
+def _settle(threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
 
 
 def _make(peer: str) -> Runner:

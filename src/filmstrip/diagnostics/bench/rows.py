@@ -1,0 +1,88 @@
+"""Samples of one workload on one model, taken in turn."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Sample
+from filmstrip.errors import FilmstripError
+
+_LONG, _FEW = 60.0, 3  # seconds of a round from which on so many rounds are enough
+
+
+@dataclass
+class Row:
+    """One workload on one model: every peer's samples, what others' work spoilt, and what the machine allows.
+
+    `tokens` are those that one unit makes. `remarks` are for people; without samples they say why there are none.
+    """
+
+    size: str
+    dtype: str
+    workload: str
+    tokens: int = 0
+    limit: float | None = None
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def seconds(self, peer: str) -> list[float]:
+        """Seconds of one unit of work in every sample that counts."""
+        return [sample.seconds for sample in self.samples.get(peer, [])]
+
+    def median(self, peer: str) -> float | None:
+        """Median seconds of one unit of work, None without samples."""
+        seconds = self.seconds(peer)
+        return statistics.median(seconds) if seconds else None
+
+    def rate(self, peer: str) -> float | None:
+        """Tokens a second, None for work that makes none."""
+        median = self.median(peer)
+        return self.tokens / median if self.tokens and median else None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as long the reference takes; above 1 this program is faster."""
+        ours, theirs = self.median(OURS), self.median(THEIRS)
+        return None if not ours or not theirs else theirs / ours
+
+    @property
+    def ratios(self) -> list[float]:
+        """The ratio of each pair of samples, in the order in which they were taken."""
+        return [other / own for own, other in zip(self.seconds(OURS), self.seconds(THEIRS), strict=False)]
+
+    @property
+    def share(self) -> float | None:
+        """How near this program comes to the least time that the machine allows, at most 1."""
+        ours = self.median(OURS)
+        return None if self.limit is None or not ours else self.limit / ours
+
+
+def take_in_turn(row: Row, takers: Mapping[str, Callable[[], Sample]], rounds: int, quiet: float) -> None:
+    """One sample of every peer, round after round. A sample beside other work is dropped and counted; twice as many
+    rounds are tried before a row stays short of samples. Rounds that take minutes are fewer.
+    """
+    able = dict(takers)
+    row.samples = {name: [] for name in able}
+    row.dropped = dict.fromkeys(able, 0)
+    wanted = rounds
+    for _ in range(2 * rounds):
+        started = perf_counter()
+        wanting = [name for name in able if len(row.samples[name]) < wanted]
+        if not wanting:
+            return
+        for name in wanting:
+            try:
+                sample = able[name]()
+            except FilmstripError as error:
+                row.failed[name] = str(error)
+                del able[name]
+                continue
+            if sample.others > quiet:
+                row.dropped[name] += 1
+            else:
+                row.samples[name].append(sample)
+        if perf_counter() - started > _LONG:
+            wanted = min(rounds, _FEW)

@@ -1,0 +1,114 @@
+"""What the numbers are to be: the targets of this program, and how what was measured stands to them.
+
+Notes are kept here by hand, for a target that is missed: why, and what was tried.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from filmstrip.diagnostics.bench.peer import OURS
+from filmstrip.diagnostics.bench.rows import Row
+from filmstrip.diagnostics.bench.startup import FIRST_ANSWER
+from filmstrip.diagnostics.bench.workloads import WORKLOADS
+
+Verdict = Literal["met", "stretch met", "missed", "not measured"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row of the page and what its ratio should be: `least`, and better still `stretch`; `share` of the limit.
+
+    With `base`, another workload of the same model, the ratio is that of our own tokens a second.
+    """
+
+    title: str
+    size: str
+    dtype: str
+    workload: str
+    least: float | None = None
+    stretch: float | None = None
+    share: float | None = None
+    base: str = ""
+    stretch_said: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A target and what was measured: the ratio, its spread, the share of the limit."""
+
+    target: Target
+    verdict: Verdict
+    ratio: float | None = None
+    spread: tuple[float, float] | None = None
+    share: float | None = None
+
+
+def _decoding(title: str, size: str, dtype: str, least: float, **more: object) -> list[Target]:
+    """A target for decoding, at both contexts."""
+    return [
+        Target(f"decode at {context}, {title}", size, dtype, f"decode-{context}", least, **more)  # type: ignore[arg-type]
+        for context in (64, 2100)
+    ]
+
+
+TARGETS = (
+    *_decoding("embedded model, float32", "tiny", "float32", 2.0, stretch=2.5),
+    *_decoding("S, float32", "S", "float32", 2.0, stretch=2.5),
+    *_decoding("M, float32", "M", "float32", 1.5, stretch=1.8, share=0.8),
+    *_decoding("M, bfloat16", "M", "bfloat16", 2.2, stretch_said="llama.cpp f16's rate"),
+    *_decoding("M, float16", "M", "float16", 2.2, stretch_said="llama.cpp f16's rate"),
+    *_decoding("M, int8, over bfloat16", "M", "int8", 3.5, stretch_said="llama.cpp q8_0's rate"),
+    Target("prefill, M, bfloat16", "M", "bfloat16", "prefill", 6.0, 8.0),
+    Target("prefill, M, float32", "M", "float32", "prefill", 1.1, 1.2, share=0.85),
+    Target("second question, same video, M, float32", "M", "float32", "second", 20.0, 30.0),
+    Target(FIRST_ANSWER, "tiny", "float32", FIRST_ANSWER, 3.0),
+    Target("training step, S", "S", "float32", "train", 1.25),
+    Target("training step, S, compiled", "S", "float32", "train-compiled", stretch=1.4),
+    *(
+        Target(f"batch-8 decode against batch-1, M, {dtype}", "M", dtype, "decode-64x8", 4.0, 6.0, base="decode-64")
+        for dtype in ("float32", "bfloat16", "int8")
+    ),
+)
+
+
+def judge(rows: Iterable[Row], targets: Iterable[Target] = TARGETS) -> list[Judgement]:
+    """Every target beside what was measured."""
+    known = {(row.size, row.dtype, row.workload): row for row in rows}
+    return [_judge(target, known) for target in targets]
+
+
+def _judge(target: Target, rows: dict[tuple[str, str, str], Row]) -> Judgement:
+    row = rows.get((target.size, target.dtype, _name(target.workload)))
+    if row is None:
+        return Judgement(target, "not measured")
+    base = rows.get((target.size, target.dtype, _name(target.base)))
+    ratio, ratios = (row.ratio, row.ratios) if not target.base else _growth(row, base)
+    if ratio is None:
+        return Judgement(target, "not measured", share=row.share)
+    spread = (min(ratios), max(ratios)) if ratios else None
+    return Judgement(target, _verdict(target, ratio, row.share), ratio, spread, row.share)
+
+
+def _growth(row: Row, base: Row | None) -> tuple[float | None, list[float]]:
+    """Our tokens a second over those of another row, and over all pairs of samples."""
+    ours, other = row.rate(OURS), None if base is None else base.rate(OURS)
+    if base is None or not ours or not other:
+        return None, []
+    more = row.tokens / base.tokens
+    pairs = [more * slow / fast for slow in base.seconds(OURS) for fast in row.seconds(OURS)]
+    return ours / other, pairs
+
+
+def _verdict(target: Target, ratio: float, share: float | None) -> Verdict:
+    if target.share is not None and (share is None or share < target.share):
+        return "missed"
+    if target.stretch is not None and ratio >= target.stretch:
+        return "stretch met"
+    return "met" if target.least is not None and ratio >= target.least else "missed"
+
+
+def _name(workload: str) -> str:
+    """How rows call a workload."""
+    return WORKLOADS[workload].name if workload in WORKLOADS else workload
