@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--kill-at", type=int)
-    parser.add_argument("--signal", type=int, default=signal.SIGKILL)
+    parser.add_argument("--send", type=int, default=signal.SIGKILL)
     parser.add_argument("--kill-worker-at", type=int, help="kill a data worker after this step")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds to wait after each step")
     parser.add_argument("--stop-at", type=int, help="end after this step with a checkpoint, on every process")
@@ -41,7 +41,7 @@ def main() -> None:
         if options.file_limit and figures["step"] == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (options.file_limit, options.file_limit))
         if figures["step"] == options.kill_at:
-            os.kill(os.getpid(), options.signal)
+            os.kill(os.getpid(), options.send)
         if figures["step"] == options.kill_worker_at:
             os.kill(next(iter(multiprocessing.active_children())).pid or 0, signal.SIGKILL)
         time.sleep(options.pause)

@@ -11,35 +11,37 @@ from filmstrip.diagnostics.bench.rows import Row
 from filmstrip.diagnostics.bench.run import Options, Results
 from tests.e2e.helpers import refused, run, succeed
 
-WORKLOADS = "load-warm,vision,prefill,decode-64,decode-64x4,decode-64x8,decode-2100,second,train"
+# All but what takes long: many rows behind a long context, compiled training.
+WORKLOADS = "start-up,load-cold,load-warm,vision,prefill,decode-64,decode-64x4,decode-64x8,decode-2100,second,train"
+QUICK = ("--rounds", "1", "--quiet", "9", "--threads", "1")
 
 
-def test_all_workloads_of_the_small_sizes(tmp_path: Path) -> None:
-    """But those that take long: many rows behind a long context, compiled training."""
+def test_all_workloads_of_the_embedded_model(tmp_path: Path) -> None:
     page = tmp_path / "speed.md"
-    sizes = ("--sizes", "tiny,S", "--workloads", WORKLOADS)
-    succeed("bench", tmp_path / "cache", *sizes, "--rounds", "1", "--quiet", "9", "--out", page)
+    succeed("bench", tmp_path / "cache", "--sizes", "tiny", "--workloads", WORKLOADS, *QUICK, "--out", page)
     text = page.read_text()
-    assert text.startswith("# Speed, measured\n") and "## tiny, float32" in text and "## S, float32" in text
+    assert text.startswith("# Speed, measured\n") and "## tiny, float32" in text
     assert "Not finished" not in text and "## Not run" not in text
-    assert text.count("the same 8 tokens") == 2
+    assert text.count("the same 8 tokens") == 1
     rows = json.loads(page.with_suffix(".json").read_text())["rows"]
-    assert len(rows) == 2 * 9
-    assert not [row["failed"] for row in rows if row["failed"]]
-    for row in rows:
+    assert len(rows) == 2 + 10
+    failures = [why for row in rows for why in row["failed"].values()]
+    assert all("stayed in memory" in why for why in failures)  # a temporary directory may be in memory
+    for row in rows if not failures else rows[:2] + rows[3:]:
         assert row["ratio"] > 0
         assert all(len(peer["seconds"]) == 1 and peer["peak_bytes"] > 0 for peer in row["peers"].values())
+    assert rows[1]["remarks"][1].startswith("both answered")
 
 
-def test_commands_and_cold_loads(tmp_path: Path) -> None:
-    what = ("--sizes", "tiny", "--dtypes", "int8", "--workloads", "start-up,load-cold,decode-64")
-    content = succeed("bench", tmp_path, *what, "--rounds", "1", "--quiet", "9", "--json").json
-    helped, answered, cold, decode = content["rows"]
-    assert answered["remarks"][1].startswith("both answered")
-    assert set(helped["peers"]) == {"filmstrip", "transformers"} and helped["peers"]["filmstrip"]["peak_bytes"] > 0
-    assert cold["ratio"] > 0 or "stayed in memory" in str(cold["failed"])
-    assert decode["peers"]["filmstrip"]["tokens_per_second"] > 0
+def test_quantised_weights_beside_those_that_they_were_made_from(tmp_path: Path) -> None:
+    what = ("--sizes", "S", "--dtypes", "float32,int8", "--workloads", "decode-64,decode-64x8")
+    content = succeed("bench", tmp_path, *what, *QUICK, "--json").json
     assert content["complete"] and not content["skipped"]
+    assert content["agreement"]["S float32"] == "the same 8 tokens"
+    assert [row["dtype"] for row in content["rows"]] == ["float32", "float32", "int8", "int8"]
+    for row in content["rows"]:
+        assert row["ratio"] > 0 and row["share_of_limit"] > 0 and not row["failed"]
+        assert row["peers"]["filmstrip"]["tokens_per_second"] > 0
 
 
 def test_bad_input(tmp_path: Path) -> None:

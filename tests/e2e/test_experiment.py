@@ -1,6 +1,6 @@
 """Aggregations from the command line: the life of a checkpoint, a whole experiment, one line for what is wrong."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from filmstrip.training.experiment.run import PLOTS, asked_of_all
 from filmstrip.training.recipe_file import find_recipes, read_recipe
 from filmstrip.training.start import architecture_config
 from filmstrip.training.tiny import TINY, new_tiny
-from filmstrip.world import FAMILIES, GROUPS
+from filmstrip.world import FAMILIES, GROUPS, Agreement
 from tests.e2e.helpers import refused, run, succeed
 
 SMALL = """
@@ -134,7 +134,8 @@ def test_the_camera_is_asked_about_as_it_moves() -> None:
 def pretended(share: float) -> dict[str, Any]:
     """One variant of `results.json`, `share` right in everything, with another figure for each control."""
     figures = dict(zip(evaluate.CONDITIONS, (share, 0.3, 0.21, 0.42), strict=True))
-    found = asdict(evaluate.FamilyResult(50, 0.11, figures, reversed_truth=0.53, constant_by_phrasing=0.17))
+    result = evaluate.FamilyResult(50, 0.11, figures, reversed_truth=0.53, constant_by_phrasing=0.17)
+    found = asdict(replace(result, facts={"ordered": Agreement(0.5, 0.5, 0.5)}))
     costs = {"visual_tokens": 8, "vision_seconds": 1, "vision_ratio": 1, "prefill_seconds": 1, "prefill_ratio": share}
     return {
         "families": dict.fromkeys(FAMILIES, found),

@@ -142,7 +142,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(folder: Path, alone: Path
     """They would wait for each other otherwise, one saving and the other in its next step."""
     output = folder / "signalled"
     recipe = write(folder, "signalled")
-    stopped = start(recipe, output, 2, "--kill-at", 5, "--signal", int(signal.SIGTERM))  # the first process alone
+    stopped = start(recipe, output, 2, "--kill-at", 5, "--send", int(signal.SIGTERM))  # the first process alone
     assert stopped.returncode != 0
     assert (output / "only" / "checkpoints" / "step-00000005").is_dir(), stopped.stderr[-3000:]
     assert run(recipe, output, 2) == pytest.approx(losses_of(alone), abs=CLOSE)

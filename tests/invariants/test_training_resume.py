@@ -150,7 +150,7 @@ def test_killed_from_outside_at_any_moment(recipe: Path, whole: Path) -> None:
 def test_asked_to_stop(recipe: Path, whole: Path) -> None:
     """SIGTERM ends the run after the step under way with a checkpoint of that very step."""
     output = recipe.parent / "asked"
-    stopped = run(recipe, output, "--kill-at", 5, "--signal", int(signal.SIGTERM))
+    stopped = run(recipe, output, "--kill-at", 5, "--send", int(signal.SIGTERM))
     assert stopped.returncode == 130, stopped.stderr
     assert (output / "only" / "checkpoints" / "step-00000005").is_dir()
     done = run(recipe, output)

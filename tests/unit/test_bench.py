@@ -263,7 +263,7 @@ def test_what_there_is_no_room_for_is_left_out_with_a_reason() -> None:
     assert alone == model_bytes(SIZES["7B"], "int8") < model_bytes(SIZES["7B"], "bfloat16") < both
     assert choose_peers(part, PEERS, 2 * both) == (PEERS, {})
     chosen, why = choose_peers(part, PEERS, int(1.2 * alone))
-    assert chosen == (OURS,) and "22.7 GB of weights" in why[THEIRS]
+    assert chosen == (OURS,) and "GB of weights, 9" in why[THEIRS]
     assert choose_peers(part, PEERS, 10**9)[0] == ()
     assert choose_peers(Part("7B", "bfloat16", ()), PEERS, int(1.2 * 15e9))[0] == PEERS  # one file for both
     kept = {OURS: "float32", THEIRS: "bfloat16"}
@@ -283,7 +283,7 @@ def test_targets_are_judged_by_ratio_and_share() -> None:
     decode = Target("decode", "M", "float32", "decode-64", 1.5, 1.8, share=0.8)
     fast, slow = (measured("M", "float32", "decode-64", 0.1, 0.16, limit=limit) for limit in (0.09, 0.05))
     assert [judge([row], [decode])[0].verdict for row in (fast, slow)] == ["met", "missed"]
-    assert judge([fast], [replace(decode, stretch=1.6)])[0].verdict == "stretch met"
+    assert judge([fast], [replace(decode, stretch=1.5)])[0].verdict == "stretch met"
     assert judge([fast], [replace(decode, least=1.7)])[0].verdict == "missed"
     assert judge([], [decode])[0].verdict == "not measured"
     found = judge(
@@ -356,11 +356,14 @@ def test_a_model_that_cannot_be_had_costs_nothing_of_the_others(
 
 
 def test_a_peer_that_dies_while_answers_are_compared_is_noted() -> None:
-    class Dead:
-        def ask(self, do: str, **_: object) -> dict[str, Any]:
+    class Dead(Peer):
+        def __init__(self) -> None:
+            pass
+
+        def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
             raise FilmstripError("transformers: ended by signal 9: it said nothing")
 
-    assert run._agreement([Dead(), Dead()]) == "not compared (transformers: ended by signal 9: it said nothing)"  # type: ignore[list-item]
+    assert run._agreement([Dead(), Dead()]) == "not compared (transformers: ended by signal 9: it said nothing)"
 
 
 def test_a_file_leaves_memory_unless_somebody_has_it_mapped(tmp_path: Path) -> None:
@@ -388,8 +391,8 @@ def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> N
 
 
 def test_a_peer_that_talks_much_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than a pipe holds, before it answers and before it ends."""
-    code = "sys.stderr.write('x' * 500_000 + '\\n'); print('{}', flush=True); sys.stdin.readline()\n"
+    """More than a pipe holds, before it is asked and before it ends."""
+    code = "sys.stderr.write('x' * 500_000 + '\\n'); sys.stdin.readline()\n"
     code += "sys.stderr.write('y' * 500_000 + '\\nfirst\\nlast words\\n'); sys.exit(3)"
     fake_worker(tmp_path, monkeypatch, code)
     with Peer(OURS) as peer, pytest.raises(FilmstripError, match=r"exit code 3: .*first / last words$"):
@@ -397,7 +400,7 @@ def test_a_peer_that_talks_much_does_not_hang(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_peer_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_worker(tmp_path, monkeypatch, "print('{}', flush=True); time.sleep(600)")
+    fake_worker(tmp_path, monkeypatch, "time.sleep(600)")
     with Peer(OURS) as peer:
         peer.timeout = 0.2
         with pytest.raises(FilmstripError, match="no answer"):

@@ -15,7 +15,7 @@ import torch
 _STAT, _CPUINFO = Path("/proc/stat"), Path("/proc/cpuinfo")
 _READ_BYTES = 512 * 2**20  # far more than any cache holds
 _SIDE = 2048
-_TRIAL = 0.5  # seconds: clocks of other processes' work tick in hundredths
+_TRIAL = 0.4  # seconds: clocks of other processes' work tick in hundredths
 _TRIALS, _ENOUGH = 8, 3  # at most, and how many of them undisturbed
 _PACKAGES = ("filmstrip", "torch", "transformers")
 

@@ -30,7 +30,8 @@ class Sample:
 
 
 class Peer:
-    """`filmstrip` or `transformers` in a process of its own; it waits, without work, until it is asked.
+    """`filmstrip` or `transformers` in a process of its own; once it has started it waits, without work, until it is
+    asked, which may be before.
 
     Raises `FilmstripError` with the peer's last words when it ends, a request fails, or there is no answer for
     `timeout` seconds, after which the process is ended.
@@ -43,11 +44,6 @@ class Peer:
         self._process = subprocess.Popen(
             [sys.executable, "-m", _WORKER, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
         )
-        try:
-            self._read()
-        except FilmstripError:
-            self.close()
-            raise
 
     def __enter__(self) -> "Peer":
         return self

@@ -21,8 +21,8 @@ near ours comes to the least time that memory or arithmetic allow. *Peak* is res
 again, as long as that is not too often.
 
 A *cold* load is the first one of a process whose libraries are loaded, from files that are not in memory; both programs
-map them and read most of them later. Decoding is timed by the token, a *second question* from pixels in memory to the
-first token; transformers, in its default use, then reads the prompt again."""
+map them and read most of them later. Decoding is timed by the token, a *second question* from decoded frames to the
+first token; transformers, in its default use, reads the whole prompt again, from frames that are prepared already."""
 
 
 def as_markdown(results: Results) -> str:

@@ -160,14 +160,13 @@ def _load_cold(name: str, directory: Path, part: Part, options: Options) -> Samp
 def _open(part: Part, config: ModelConfig, directories: dict[str, Path], options: Options, stack: ExitStack) -> _Model:
     """Have every peer load the model."""
     model = _Model(part, config, [], {}, {})
-    for name, directory in directories.items():
+    for peer in [stack.enter_context(Peer(name)) for name in directories]:  # they start beside each other
+        given = {"directory": str(directories[peer.name]), "dtype": plain_dtype(part.dtype)}
         try:
-            peer = stack.enter_context(Peer(name))
-            dtype = plain_dtype(part.dtype)
-            model.told[name] = peer.ask("open", directory=str(directory), dtype=dtype, threads=options.threads)
+            model.told[peer.name] = peer.ask("open", **given, threads=options.threads)
             model.peers.append(peer)
         except FilmstripError as error:
-            model.failed[name] = str(error)
+            model.failed[peer.name] = str(error)
     return model
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filmstrip.checkpoint.resolve import resolve
 from filmstrip.diagnostics.bench import launcher
@@ -110,7 +111,7 @@ def time_command(command: Sequence[str], threads: int, timeout: float = TIMEOUT)
             check=False,
         )
         failed = done.returncode or not done.stdout
-        answer = {"code": done.returncode} if failed else json.loads(done.stdout)
+        answer: dict[str, Any] = {"code": done.returncode} if failed else json.loads(done.stdout)
         if failed or answer["code"] != 0:
             shown = " ".join(shlex.join(command).split())[:_SHOWN]
             raise FilmstripError(f"{shown} failed, {last_words(complaints, answer['code'])}")

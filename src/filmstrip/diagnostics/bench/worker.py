@@ -104,8 +104,6 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is not an answer
     worker = Worker(sys.argv[1])
-    answers.write("{}\n")
-    answers.flush()
     for line in sys.stdin:
         request = json.loads(line)
         try:

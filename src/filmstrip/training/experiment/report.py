@@ -110,10 +110,9 @@ def _percents(result: dict[str, Any], groups: Sequence[str], pick: Pick) -> list
 
 
 def _controls(name: str, result: dict[str, Any]) -> tuple[str, str]:
-    """The table of `filmstrip.training.evaluate` for one variant, under its name."""
-    return f"### {name}", markdown_table(
-        {family: FamilyResult(**found) for family, found in result["families"].items()}
-    )
+    """The table of `filmstrip.training.evaluate` for one variant, under its name; facts are not in it."""
+    families = {family: FamilyResult(**found | {"facts": {}}) for family, found in result["families"].items()}
+    return f"### {name}", markdown_table(families)
 
 
 def _families(rows: Sequence[Row]) -> str:
