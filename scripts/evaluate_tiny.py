@@ -1,6 +1,6 @@
 """Accuracy on drawn clips and pictures of the test split: python scripts/evaluate_tiny.py [MODEL] [--clips 500]
 
-With --full of every family, and of the camera's on real footage; the weights that ship know the plain clips alone.
+Of every family, and of the camera's on real footage.
 """
 
 import json
@@ -33,25 +33,22 @@ def main(
     model: Annotated[str, typer.Argument(help="tiny, a directory or a hub id")] = "tiny",
     clips: Annotated[int, typer.Option(help="Clips, and as many pictures")] = 500,
     seed: Annotated[int, typer.Option(help="Which clips")] = 0,
-    full: Annotated[bool, typer.Option("--full", help="Every family, and real footage")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON here")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads")] = 2,
 ) -> None:
-    """Print a table for videos, one for images and, with --full, their groups and one for footage."""
+    """Print tables for videos, images and real footage, by family and by group."""
     torch.set_num_threads(threads)
     assistant = load(model)
     size = assistant.config.video_tower.image_size
     photos = load_photos(TEST_PHOTOS)
-    asked = {kind: make_examples(kind, clips, seed, size, photos, plain=not full) for kind in KINDS}
-    if full:
-        asked["footage"] = footage_examples(load_footage(), clips, seed, size)
+    asked = {kind: make_examples(kind, clips, seed, size, photos) for kind in KINDS}
+    asked["footage"] = footage_examples(load_footage(), clips, seed, size)
     results = {name: run(assistant, examples) for name, examples in asked.items()}
     for name, families in results.items():
         source = "of real footage" if name == "footage" else f"of the test split, seed {seed}"
         typer.echo(f"\n{name}: {clips} {source}\n\n{markdown_table(families)}")
-        if full:
-            typer.echo(f"\n{markdown_table(by_group(families))}")
-            describe_facts(families)
+        typer.echo(f"\n{markdown_table(by_group(families))}")
+        describe_facts(families)
     if out is not None:
         out.write_text(json.dumps({name: as_json(one) for name, one in results.items()}, indent=2) + "\n")
 

@@ -31,9 +31,9 @@ def damaged(tmp_path: Path) -> Path:
 @needs_bundled_model
 def test_the_bundled_model_is_sound() -> None:
     result = succeed("check", "tiny")
-    assert result.out.startswith("Video-LLaVA without temporal attention, hub layout (A), float32, 2.6 M parameters\n")
+    assert result.out.startswith("Video-LLaVA without temporal attention, hub layout (A), float32, 3.0 M parameters\n")
     assert "error" not in result.out and "warning" not in result.out
-    assert "184 tensors, 10,501,632 bytes, headers and values" in " ".join(result.out.split())
+    assert "202 tensors, 12,043,776 bytes, headers and values" in " ".join(result.out.split())
 
 
 def test_findings_say_where_what_and_what_to_do(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

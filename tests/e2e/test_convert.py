@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Nothing but JSON on standard output, nothing at all on standard error when it is no terminal."""
     done = spawn("convert", "tiny", tmp_path / "out", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["tensors"] == 184
+    assert done.returncode == 0 and json.loads(done.stdout)["tensors"] == 202
     assert done.stderr == b""
     assert run("check", tmp_path / "out").code == 0
 

@@ -70,12 +70,12 @@ def test_python(name: str, code: str, folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_evaluation_script(tmp_path: Path) -> None:
-    """What `make evaluate` runs, on three clips: a table for videos and one for images."""
+    """What `make evaluate` runs, on three clips: tables for videos, images and footage."""
     script = [sys.executable, str(ROOT / "scripts" / "evaluate_tiny.py"), "--clips", "3", "--out", "figures.json"]
-    result = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    result = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert result.returncode == 0, result.stderr
     assert "| direction |" in result.stdout
-    assert set(json.loads((tmp_path / "figures.json").read_text())) == {"video", "image"}
+    assert set(json.loads((tmp_path / "figures.json").read_text())) == {"video", "image", "footage"}
 
 
 def test_something_is_run() -> None:

@@ -33,7 +33,7 @@ stages:
     task: clips
     batch: {{size: 2, workers: 0}}
     schedule: {{steps: 2}}
-    world: {{photos: false, image_every: 2}}
+    world: {{photos: false}}
   - name: language
     task: world
     batch: {{size: 2, workers: 0}}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.helpers import ASSETS, needs_bundled_model, run, succeed
 
-TINY_PARAMETERS = 2_625_408
+TINY_PARAMETERS = 3_010_944
 WEIGHTS_7B = 14_732_558_336
 
 
@@ -53,9 +53,9 @@ def test_what_learns_is_chosen_by_path() -> None:
 @needs_bundled_model
 def test_tables_for_people() -> None:
     folded = succeed("params", "tiny").out
-    assert "text_tower.blocks.0–3" in folded and "2,625,408" in folded
+    assert "text_tower.blocks.0–5" in folded and "3,010,944" in folded
     assert "text_tower.lm_head is the same tensors under a second name and counts once" in folded
-    assert "on disk: 184 tensors, 10,501,632 bytes, float32" in folded
+    assert "on disk: 202 tensors, 12,043,776 bytes, float32" in folded
     assert "trainable" not in folded
     spread = succeed("params", "tiny", "--layers", "--freeze", "projector").out
     assert "text_tower.blocks.3" in spread and "0–3" not in spread and "trainable" in spread

@@ -115,14 +115,14 @@ def test_every_setting_has_a_meaning() -> None:
         ({"model": {"checkpoint": "x", "image_transform": "pad"}}, "image_transform is 'pad'"),
         (
             {"model": {"architecture": "tiny", "image_transform": "languagebind"}},
-            "image_transform goes with checkpoint",
+            "preset and image_transform go with checkpoint",
         ),
         ({"model": 7}, "expected settings by name"),
         ({"stages": 7}, "expected a list"),
         ({"samples": {"every_steps": 0}}, "every_steps must be a number above zero"),
         ({"samples": {"count": -1}}, "count must be a number above zero"),
         ({"samples": {"max_new_tokens": 0}}, "max_new_tokens must be a number above zero"),
-        ({"model": {"architecture": "tiny", "preset": "original"}}, "preset goes with checkpoint"),
+        ({"model": {"architecture": "tiny", "preset": "original"}}, "preset and image_transform go with checkpoint"),
         ({"stages": [{**STAGE, "batch": {"pack": True}}]}, "batch.pack does nothing in a stage of the task 'world'"),
         ({"stages": [{**STAGE, "batch": {"group": "length"}}]}, "batch.group does nothing"),
         (

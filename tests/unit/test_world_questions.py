@@ -10,9 +10,9 @@ from filmstrip.errors import ConfigError
 from filmstrip.world import (
     COLOURS,
     GROUPS,
-    PLAIN_CLIPS,
     Background,
     Scene,
+    SceneOptions,
     Shape,
     ask_about,
     corpus,
@@ -27,6 +27,7 @@ from filmstrip.world import (
 from filmstrip.world.describe import scene_facts
 from filmstrip.world.facts import NUMBERS
 
+PLAIN = SceneOptions(plots=("plain",), staggered_share=0.6, varied_size_share=0.0)
 GREY = Background("plain", (60.0, 60.0, 60.0), (60.0, 60.0, 60.0))
 
 
@@ -116,7 +117,7 @@ def test_reversed_answers_are_the_answers_about_the_reversed_scene():
     rng = np.random.default_rng(2)
     compared = Counter()
     for _ in range(120):
-        scene = sample_clip(rng, "train", PLAIN_CLIPS)
+        scene = sample_clip(rng, "train", PLAIN)
         for family in ("count", "direction", "order", "describe"):
             truth = answers_now(reverse(scene), family)
             for question in ask_about(scene, rng, 3, [family]):
@@ -154,7 +155,7 @@ def test_no_constant_answer_does_well():
     most = {"presence": 0.55, "direction": 0.24, "shape": 0.24, "colour": 0.18, "order": 0.08, "count": 0.55}
     seen = {family: Counter() for family in most}
     for _ in range(1200):
-        for question in ask_about(sample_clip(rng, "train", PLAIN_CLIPS), rng, 4, [*most]):
+        for question in ask_about(sample_clip(rng, "train", PLAIN), rng, 4, [*most]):
             seen[question.family][question.answer] += 1
             assert not question.candidates or question.answer in question.candidates
     best = {family: max(counts.values()) / counts.total() for family, counts in seen.items()}

@@ -11,7 +11,6 @@ from filmstrip.world import (
     HELD_OUT,
     HELD_OUT_VAL,
     MOTIONS,
-    PLAIN_CLIPS,
     SHAPES,
     SPLITS,
     Scene,
@@ -25,10 +24,12 @@ from filmstrip.world import (
 from filmstrip.world.facts import AXIS, COLOUR_NAMES, OPPOSITE
 from filmstrip.world.sample import TICKS, _staggered
 
+PLAIN = SceneOptions(plots=("plain",), staggered_share=0.6, varied_size_share=0.0)
+
 
 def clips(count, split="train", seed=0, **options):
     rng = split_rng(split, seed)
-    return [sample_clip(rng, split, replace(PLAIN_CLIPS, **options)) for _ in range(count)]
+    return [sample_clip(rng, split, replace(PLAIN, **options)) for _ in range(count)]
 
 
 def kinds(scene: Scene):
@@ -140,7 +141,7 @@ def frame_set(scene: Scene):
 def order_questions(seed, count):
     rng = split_rng("train", seed)
     for _ in range(count):
-        scene = sample_clip(rng, "train", PLAIN_CLIPS)
+        scene = sample_clip(rng, "train", PLAIN)
         for question in ask_about(scene, rng, 1, ["order"]):
             yield scene, question
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from filmstrip.world import Question, Scene
 
 _SIZE, _FRAMES_DRAWN, _FPS = 256, 32, 8
-_LONGEST_ANSWER = 64  # tokens; a description of three shapes takes half of that
-_FAMILIES = ("count", "shape", "direction", "order", "presence", "describe")
+_LONGEST_ANSWER = 96  # tokens; the longest description of three shapes has 55
+_QUESTIONS = 6
 
 
 def demo(
@@ -102,13 +102,17 @@ def _sheet_line(result: dict[str, Any]) -> tuple[str, str]:
 
 
 def draw_demo(seed: int) -> "tuple[Scene, np.ndarray, list[Question]]":
-    """A clip of the test split with two or three shapes that come and go, and a question of each family."""
-    from filmstrip.world import PLAIN_CLIPS, ask_about, draw_clip, sample_clip, split_rng
+    """A clip of the test split, two questions that a frame may answer, three that take several, and a description.
+
+    The camera does not move in it: that takes photographs, which are not in the package.
+    """
+    from filmstrip.world import CLIPS, GROUPS, OVER_TIME, ask_about, draw_clip, sample_clip, split_rng
 
     rng = split_rng("test", 1_000_000 + seed)
-    options_ = replace(PLAIN_CLIPS, num_frames=_FRAMES_DRAWN)
+    options_ = replace(CLIPS, num_frames=_FRAMES_DRAWN)
     while True:
         scene = sample_clip(rng, "test", options_)
-        questions = [question for family in _FAMILIES for question in ask_about(scene, rng, 1, [family])]
-        if len(questions) == len(_FAMILIES):  # a clip with an order to ask about
+        parts = ((2, GROUPS["still"]), (3, OVER_TIME), (1, GROUPS["describe"]))
+        questions = [question for count, families in parts for question in ask_about(scene, rng, count, families)]
+        if len(questions) == _QUESTIONS:  # not every clip has so much to ask
             return scene, draw_clip(scene, _SIZE), questions

@@ -17,6 +17,7 @@ from filmstrip.training.motion import motion_labels
 from filmstrip.world import (
     CLIPS,
     GROUPS,
+    OVER_TIME,
     STILLS,
     Question,
     Scene,
@@ -31,7 +32,6 @@ from filmstrip.world import (
 _DESCRIBED = 0.4  # of the conversations have a description, if there is one to give
 _DESCRIBED_ALONE = 0.1
 _MAX_WORDS = 160  # tokens of a conversation beside those of its clip
-_OVER_TIME = (*GROUPS["motion"], *GROUPS["time"], *GROUPS["camera"])
 
 
 class ConversationBatches:
@@ -142,7 +142,7 @@ def draw_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Q
 
     The others are about what takes several frames to see, as far as there is so much to ask: it is harder to learn.
     """
-    asked = ask_about(scene, rng, count - count // 3, _OVER_TIME)
+    asked = ask_about(scene, rng, count - count // 3, OVER_TIME)
     asked += ask_about(scene, rng, count - len(asked), GROUPS["still"])
     described = ask_about(scene, rng, 1, GROUPS["describe"])
     return separate_description([asked[i] for i in rng.permutation(len(asked))] + described, rng)

@@ -22,9 +22,6 @@ from filmstrip.world import (
     CLIPS,
     FAMILIES,
     GROUPS,
-    PLAIN_CLIPS,
-    PLAIN_FAMILIES,
-    PLAIN_STILLS,
     STILLS,
     Agreement,
     Question,
@@ -71,21 +68,16 @@ class FamilyResult:
 
 
 def make_examples(
-    kind: MediaKind, count: int, seed: int, size: int, photos: Sequence[np.ndarray] = (), *, plain: bool = False
+    kind: MediaKind, count: int, seed: int, size: int, photos: Sequence[np.ndarray] = ()
 ) -> list[Example]:
-    """Questions of every family about `count` clips or pictures of the test split, `_QUESTIONS` each.
-
-    `plain`: of what the weights that ship know, and no more.
-    """
+    """Questions of every family about `count` clips or pictures of the test split, `_QUESTIONS` each."""
     rng = split_rng("test", seed)
-    presets = (PLAIN_CLIPS, PLAIN_STILLS) if plain else (CLIPS, STILLS)
-    clip, still = (replace(options, num_photos=len(photos)) for options in presets)
-    families = PLAIN_FAMILIES if plain else FAMILIES
+    clip, still = (replace(options, num_photos=len(photos)) for options in (CLIPS, STILLS))
     examples = []
     for _ in range(count):
         scene = sample_clip(rng, "test", clip) if kind == "video" else sample_still(rng, still)
         frames = draw_clip(scene, size, photos)
-        examples += [Example(frames, question, kind) for question in ask_about(scene, rng, _QUESTIONS, families)]
+        examples += [Example(frames, question, kind) for question in ask_about(scene, rng, _QUESTIONS)]
     return examples
 
 

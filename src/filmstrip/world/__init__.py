@@ -9,9 +9,9 @@ from filmstrip.world.describe import describe
 from filmstrip.world.draw import draw_clip, draw_stills
 from filmstrip.world.facts import CAMERA_MOVES, COLOUR_NAMES, COLOURS, DIRECTIONS, EVENTS, MOTIONS, SHAPES, TICKS
 from filmstrip.world.labels import DenseLabels, dense_labels
-from filmstrip.world.options import CLIPS, PLAIN_CLIPS, PLAIN_FAMILIES, PLAIN_STILLS, STILLS, SceneOptions
+from filmstrip.world.options import CLIPS, STILLS, SceneOptions
 from filmstrip.world.question import Question
-from filmstrip.world.questions import FAMILIES, GROUPS, ask_about, corpus
+from filmstrip.world.questions import FAMILIES, GROUPS, OVER_TIME, ask_about, corpus
 from filmstrip.world.sample import sample_clip, sample_still
 from filmstrip.world.scene import Background, Scene, Shape, reverse
 from filmstrip.world.scoring import Agreement, agreement, reversed_question, score, stated_facts
@@ -40,9 +40,7 @@ __all__ = [
     "HELD_OUT_EVENTS",
     "HELD_OUT_VAL",
     "MOTIONS",
-    "PLAIN_CLIPS",
-    "PLAIN_FAMILIES",
-    "PLAIN_STILLS",
+    "OVER_TIME",
     "SHAPES",
     "SPLITS",
     "STILLS",

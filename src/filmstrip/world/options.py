@@ -57,8 +57,3 @@ CLIPS = SceneOptions()
 
 STILLS = SceneOptions(num_frames=1, max_shapes=4)
 """The world's pictures."""
-
-PLAIN_CLIPS = SceneOptions(plots=("plain",), staggered_share=0.6, varied_size_share=0.0)
-PLAIN_STILLS = SceneOptions(num_frames=1, max_shapes=4, varied_size_share=0.0)
-PLAIN_FAMILIES = ("count", "colour", "shape", "presence", "describe", "direction", "order")
-"""Shapes that move, come and go, and nothing else, and what is asked about them: what the weights that ship know."""

@@ -85,5 +85,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Every family by what it takes to answer it, in the order of reports."""
 
+OVER_TIME: tuple[str, ...] = (*GROUPS["motion"], *GROUPS["time"], *GROUPS["camera"])
+"""The families that take several frames to answer."""
+
 FAMILIES: tuple[str, ...] = tuple(family for families in GROUPS.values() for family in families)
 """Every family, in the order of reports."""
