@@ -15,6 +15,7 @@ from filmstrip.api.request import RequestBuilder
 from filmstrip.api.reuse import DISK_BYTES, MEMORY_BYTES, memory_limit
 from filmstrip.cache import ContentStore
 from filmstrip.checkpoint.digest import SAMPLED
+from filmstrip.checkpoint.header import dtype_name
 from filmstrip.checkpoint.load import load_weights
 from filmstrip.checkpoint.pku_towers import TowerSources
 from filmstrip.checkpoint.quantization import expect_quantised
@@ -104,8 +105,8 @@ class OpenedModel(RequestBuilder):
             temporal_attention=self.config.video_tower.temporal_attention,
             dtype=report.dtype,
             device=str(self.device),
-            compute=_name(works_in),
-            kv="" if kept_in is None else _name(kept_in),
+            compute=dtype_name(works_in),
+            kv="" if kept_in is None else dtype_name(kept_in),
             quantization=None if manifest is None else {"weights": manifest.title, "source_hash": manifest.source_hash},
             weights_files=_identities(self.checkpoint, report.weights_hash),
             changed=self.program.changed,
@@ -246,10 +247,6 @@ def _identities(checkpoint: Checkpoint, weights_hash: str) -> tuple[str, ...]:
         return ()
     paths = sorted({info.path.resolve() for files, _ in checkpoint.parts for info in files.tensors.values()})
     return tuple(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def default_device() -> torch.device:

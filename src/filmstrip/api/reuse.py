@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from filmstrip.api.answer import Origin, recorded_versions
-from filmstrip.cache import ContentStore, KVCache
+from filmstrip.cache import ContentStore, KVCache, kv_cache_bytes
 from filmstrip.config import MediaKind
 from filmstrip.config.tiles import Size
 from filmstrip.generation import VideoLlavaForGeneration
@@ -171,9 +171,8 @@ def model_state(model: nn.Module) -> tuple[object, ...]:
         samples.append(values[step // 2 :: step].float())
         # Tensors made in inference mode do not count.
         places.append((parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version))
-    looks = [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
-    hooks = [id(hook) for module in looks for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
-    hooks += map(id, looks)
+    # Every hook of a process has a number of its own.
+    hooks = [number for module in model.modules() for number in (*module._forward_hooks, *module._forward_pre_hooks)]
     return tuple(places), torch.cat(samples).cpu().numpy().tobytes(), tuple(hooks), model.training
 
 
@@ -184,8 +183,8 @@ def memory_limit(model: VideoLlavaForGeneration, frames: int) -> int:
         return MEMORY_BYTES
     works_in = model.text_tower.compute_dtype
     visual, kept = config.clip_tokens(frames), model.kv_dtype or works_in
-    per_token = 2 * text.num_layers * text.num_kv_heads * text.head_dim * kept.itemsize
-    return max(MEMORY_BYTES, (visual + _WORDS) * per_token + visual * text.hidden_size * works_in.itemsize)
+    beginning = kv_cache_bytes(text, 1, visual + _WORDS, kept.itemsize)
+    return max(MEMORY_BYTES, beginning + visual * text.hidden_size * works_in.itemsize)
 
 
 @cache

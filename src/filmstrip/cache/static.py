@@ -14,6 +14,11 @@ from filmstrip.errors import FilmstripError
 from filmstrip.shapes import Float, Tensor
 
 
+def kv_cache_bytes(config: TextConfig, rows: int, capacity: int, b: int) -> int:
+    """Bytes of a `KVCache` whose numbers take `b` bytes: keys and values of every layer, allocated at once."""
+    return 2 * config.num_layers * rows * config.num_kv_heads * capacity * config.head_dim * b
+
+
 class KVCache:
     """Keys (after rotation) and values of every layer, shape (layer, B, K, capacity, H) each.
 

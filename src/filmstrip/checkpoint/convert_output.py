@@ -9,11 +9,12 @@ from torch import nn
 
 from filmstrip.checkpoint.atomic import atomic_directory
 from filmstrip.checkpoint.digest import WeightsDigest
+from filmstrip.checkpoint.header import dtype_name
 from filmstrip.checkpoint.write import DTYPE_NAMES, MAX_SHARD_BYTES, LazyTensor, write_files, write_weights
 from filmstrip.errors import CheckpointError
 
 Progress = Callable[[int, int], None]
-DTYPE_TITLES = {dtype: str(dtype).removeprefix("torch.") for dtype in DTYPE_NAMES}
+DTYPE_TITLES = {dtype: dtype_name(dtype) for dtype in DTYPE_NAMES}
 
 
 @dataclass(frozen=True)

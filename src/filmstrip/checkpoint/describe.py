@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from filmstrip.checkpoint.header import DTYPES, TensorInfo
+from filmstrip.checkpoint.header import DTYPES, TensorInfo, dtype_name
 from filmstrip.config import ModelConfig, TextConfig, VisionConfig
 
 AnyConfig = ModelConfig | TextConfig | VisionConfig
@@ -30,7 +30,7 @@ def model_title(config: AnyConfig) -> str:
 
 def dtype_names(infos: Iterable[TensorInfo]) -> str:
     """The dtypes of stored tensors, `bfloat16` or `bfloat16/float32`."""
-    return "/".join(sorted({str(DTYPES[info.dtype]).removeprefix("torch.") for info in infos}))
+    return "/".join(sorted({dtype_name(DTYPES[info.dtype]) for info in infos}))
 
 
 def short_count(number: int) -> str:

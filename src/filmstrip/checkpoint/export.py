@@ -12,6 +12,7 @@ import torch
 from filmstrip.checkpoint.atomic import atomic_directory
 from filmstrip.checkpoint.defaults import GENERATION_FILE, GenerationDefaults, generation_values
 from filmstrip.checkpoint.files import INDEX_FILE, WEIGHTS_FILE, is_plain_name
+from filmstrip.checkpoint.header import dtype_name
 from filmstrip.checkpoint.hf_config_write import config_values
 from filmstrip.checkpoint.hf_processor import IMAGE_FILE, PROCESSOR_FILE, TEMPLATE_FILE, VIDEO_FILE, processor_values
 from filmstrip.checkpoint.hf_sisters import FORMAT_OF_FAMILY
@@ -123,7 +124,7 @@ def companion_files(config: ModelConfig, dtype: torch.dtype, companions: Compani
     values = config_values(
         config,
         generation=companions.generation,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype_name(dtype),
         trained_frames=companions.trained_frames,
         preset=companions.preset,
         copied_towers=companions.copied_towers,

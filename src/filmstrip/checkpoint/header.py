@@ -39,6 +39,11 @@ DTYPES: dict[str, torch.dtype] = {
 WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`, without the module that PyTorch puts before it."""
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """Where one tensor lies and what it is. `begin` and `end` are bytes from the start of the file."""

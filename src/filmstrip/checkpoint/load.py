@@ -16,7 +16,7 @@ from torch import nn
 from filmstrip.checkpoint.describe import describe, dtype_names
 from filmstrip.checkpoint.digest import WeightsDigest
 from filmstrip.checkpoint.files import TensorReader, announce
-from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
+from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo, dtype_name
 from filmstrip.checkpoint.parts import Ignored, Weights
 from filmstrip.checkpoint.rules import SCALES, TEMPORAL, Drop, Mapped
 from filmstrip.checkpoint.write import convert
@@ -127,7 +127,7 @@ def load_weights(
         description=describe(model.config, checkpoint.layout.title, dtype_names(infos), count),
         layout=checkpoint.layout.name,
         dtype_on_disk=dtype_names(infos),
-        dtype=str(target).removeprefix("torch."),
+        dtype=dtype_name(target),
         parameters=count,
         used=len(sources),
         ignored=(*ignored, *checkpoint.unused),
@@ -207,7 +207,7 @@ def _require_shape(info: TensorInfo, mapped: Mapped, parameter: nn.Parameter, ch
         )
     if mapped.canonical.endswith(f".{SCALES}") or not parameter.is_floating_point():
         if DTYPES[info.dtype] != parameter.dtype:
-            wanted = str(parameter.dtype).removeprefix("torch.")
+            wanted = dtype_name(parameter.dtype)
             told = f"tensor {info.name!r} is stored as {info.dtype}, its manifest asks for {wanted}"
             raise CheckpointError(f"{checkpoint.directory}: {told}")
     elif info.dtype not in WEIGHT_DTYPES:

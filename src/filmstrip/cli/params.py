@@ -112,13 +112,13 @@ def _row(count: "Count") -> dict[str, int]:
 
 def _stored(source: "ModelSource") -> dict[str, Any] | None:
     """What the files hold, by dtype; None for a configuration without weights."""
-    from filmstrip.checkpoint.header import DTYPES
+    from filmstrip.checkpoint.header import DTYPES, dtype_name
 
     if not source.stored:
         return None
     by_dtype: dict[str, dict[str, int]] = {}
     for info in source.stored:
-        row = by_dtype.setdefault(str(DTYPES[info.dtype]).removeprefix("torch."), {"tensors": 0, "bytes": 0})
+        row = by_dtype.setdefault(dtype_name(DTYPES[info.dtype]), {"tensors": 0, "bytes": 0})
         row["tensors"] += 1
         row["bytes"] += info.end - info.begin
     return {

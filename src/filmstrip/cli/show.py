@@ -46,7 +46,7 @@ def show(
 
 def summarise(checkpoint: "Checkpoint | TowerCheckpoint") -> dict[str, Any]:
     """Configuration and parameter counts as plain data; the model is built on the meta device."""
-    from filmstrip.checkpoint.header import DTYPES
+    from filmstrip.checkpoint.header import DTYPES, dtype_name
 
     rows = {
         name: {"parameters": count.parameters, "tensors": count.tensors}
@@ -64,7 +64,7 @@ def summarise(checkpoint: "Checkpoint | TowerCheckpoint") -> dict[str, Any]:
         "stored": {
             "tensors": len(stored),
             "bytes": sum(info.end - info.begin for info in stored),
-            "dtypes": sorted({str(DTYPES[info.dtype]).removeprefix("torch.") for info in stored}),
+            "dtypes": sorted({dtype_name(DTYPES[info.dtype]) for info in stored}),
         },
         "warnings": list(checkpoint.warnings),
     }

@@ -5,6 +5,7 @@ A phase is estimated as this package's code runs it: `VideoLlava.embed` for medi
 
 from functools import lru_cache
 
+from filmstrip.cache import kv_cache_bytes
 from filmstrip.checkpoint.describe import AnyConfig
 from filmstrip.config import MediaKind, ModelConfig, TextConfig, VisionConfig
 from filmstrip.diagnostics.memory_aggregation import aggregated_bytes, aggregation_peak
@@ -99,11 +100,6 @@ def inference_weights(config: AnyConfig, workload: Workload) -> int:
 def widening_bytes(config: AnyConfig, dtype: str, arithmetic: str) -> int:
     """While a parameter is widened it is there twice: the largest counts."""
     return 0 if dtype == arithmetic else max(widened_sizes(build_meta(config))) * PRECISION_BYTES[dtype]
-
-
-def kv_cache_bytes(config: TextConfig, rows: int, capacity: int, b: int) -> int:
-    """`KVCache`: keys and values of every layer, allocated at once for prompt and new tokens."""
-    return 2 * config.num_layers * rows * config.num_kv_heads * capacity * config.head_dim * b
 
 
 def widened_cache_bytes(config: TextConfig, workload: Workload, rows: int, slots: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from filmstrip.checkpoint.describe import AnyConfig
-from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
+from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo, dtype_name
 from filmstrip.checkpoint.hf_config import parse_config
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.pku_config import is_original
@@ -44,7 +44,7 @@ class ModelSource:
     def dtype(self) -> str | None:
         """The dtype of what is not quantised, None where there are no weights."""
         names = {info.dtype for info in self.stored if info.dtype in WEIGHT_DTYPES and not info.name.endswith(SCALES)}
-        return str(DTYPES[names.pop()]).removeprefix("torch.") if len(names) == 1 else None
+        return dtype_name(DTYPES[names.pop()]) if len(names) == 1 else None
 
     @property
     def nbytes(self) -> int:

@@ -4,11 +4,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from filmstrip.api.load import DTYPES
+from filmstrip.cache import kv_cache_bytes
 from filmstrip.config import ModelConfig
 from filmstrip.diagnostics.bench.machine import Limits
 from filmstrip.diagnostics.bench.sizes import text_bytes
 from filmstrip.diagnostics.bench.workloads import FRAMES, PROMPT_HEAD, QUESTION_TOKENS, TRAINING_ROWS, Workload
-from filmstrip.diagnostics.memory_inference import kv_cache_bytes
 from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import build_meta
 

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from filmstrip.api.load import open_model
+from filmstrip.checkpoint.header import dtype_name
 from filmstrip.config import SamplingConfig
 from filmstrip.diagnostics.bench.workloads import (
     STEPS,
@@ -45,7 +46,7 @@ class Ours(Runner):
         self.model.eos_token_ids = ()  # random weights would end an answer anywhere
         self.compute_dtype = self.model.text_tower.compute_dtype
         kept = self.model.kv_dtype or self.compute_dtype
-        return {"compute": _name(self.compute_dtype), "kept": _name(kept)}
+        return {"compute": dtype_name(self.compute_dtype), "kept": dtype_name(kept)}
 
     def greedy(self, count: int) -> list[int]:
         """As `Runner.greedy`."""
@@ -147,7 +148,3 @@ class Ours(Runner):
         """The same pixels as the others get, in the precision of the arithmetic."""
         inputs = make_inputs(self.config, self.dtype)
         return replace(inputs, videos=inputs.videos.to(self.compute_dtype))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

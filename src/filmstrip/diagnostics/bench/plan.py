@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from filmstrip.cache import kv_cache_bytes
 from filmstrip.config import ModelConfig
 from filmstrip.config.checks import require, require_choice
 from filmstrip.diagnostics.bench.peer import OURS, THEIRS
 from filmstrip.diagnostics.bench.sizes import NAMES, PRECISIONS, SIZES, model_bytes, plain_dtype
 from filmstrip.diagnostics.bench.workloads import STEPS, WORKLOADS, Workload
-from filmstrip.diagnostics.memory_inference import kv_cache_bytes
 from filmstrip.diagnostics.params import PRECISION_BYTES
 
 PEERS = (OURS, THEIRS)

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 
+from filmstrip.checkpoint.header import dtype_name
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.diagnostics.bench.workloads import (
     STEPS,
@@ -32,7 +33,7 @@ class Theirs(Runner):
         self.directory, self.dtype = directory, dtype
         self.config = read_checkpoint(directory).config
         self.model: Any = load_reference(directory, dtype=dtype)
-        name = str(dtype).removeprefix("torch.")
+        name = dtype_name(dtype)
         return {"compute": name, "kept": name}
 
     def greedy(self, count: int) -> list[int]:
