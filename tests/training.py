@@ -1,12 +1,14 @@
 """Small conversation data and checkpoints for the tests of training."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from filmstrip.checkpoint.resolve import resolve
 from filmstrip.media.encode import write_video
 from filmstrip.testing.tiny import write_tiny_checkpoint
 from filmstrip.training.recipe import Recipe
@@ -16,6 +18,14 @@ from filmstrip.training.settings import build
 def conversation(*turns: str) -> list[dict[str, str]]:
     """Turns of human and gpt by turns, in LLaVA's form."""
     return [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(turns)]
+
+
+def put_tokenizer(folder: Path) -> Path:
+    """Put the embedded model's tokenizer where a run would make one: making it takes 20,000 sentences."""
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(resolve("tiny")) / name, folder)
+    return folder
 
 
 def write_media(folder: Path) -> None:

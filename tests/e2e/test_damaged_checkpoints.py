@@ -516,7 +516,7 @@ def test_damage_to_a_checkpoint_in_shards(sharded: Path, tmp_path: Path) -> None
     assert damage_all(sharded, tmp_path, indexes(sharded)) > 50
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_bytes_of_the_header_changed(
     whole: Path, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -554,7 +554,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_value_in_any_configuration_file(
     whole: Path, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

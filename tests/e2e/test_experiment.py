@@ -17,6 +17,7 @@ from filmstrip.training.start import architecture_config
 from filmstrip.training.tiny import TINY, new_tiny
 from filmstrip.world import FAMILIES, GROUPS, Agreement
 from tests.e2e.helpers import refused, run, succeed
+from tests.training import put_tokenizer
 
 SMALL = """
 name: {name}
@@ -58,7 +59,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     (recipe,) = find_recipes(["fusion/resampler"])
     config = architecture_config(read_recipe(recipe).model)
-    return new_tiny(folder / "tokenizer", 0, config).save(folder / "resampler")
+    return new_tiny(put_tokenizer(folder / "tokenizer"), 0, config).save(folder / "resampler")
 
 
 def test_a_checkpoint_with_an_aggregation_is_shown_checked_counted_and_asked(own: Path, clip: Path) -> None:

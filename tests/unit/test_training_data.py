@@ -2,6 +2,7 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -23,7 +24,7 @@ from filmstrip.media.load import load_media
 from filmstrip.media.sample import FrameSelection
 from filmstrip.ops.masks import document_mask, document_positions
 from filmstrip.testing.tiny import write_tiny_checkpoint
-from filmstrip.training.batches import IGNORE, WorkerError, numbered_batches
+from filmstrip.training.batches import IGNORE, WorkerError, _deaths, numbered_batches
 from filmstrip.training.dataset import RecordBatches, ValidationBatches, split_batch
 from filmstrip.training.examples import ExampleReader, collate_examples, pack_rows
 from filmstrip.training.language import LanguageTraining
@@ -412,3 +413,16 @@ def test_a_worker_that_dies_is_named() -> None:
     assert signal.getsignal(signal.SIGCHLD) == before
     with pytest.raises(WorkerError, match=r"a data worker died: process \d+ was ended by SIGKILL .*out of memory"):
         next(coming)
+
+
+def close_then_die() -> None:
+    """As the system does it, only slower: the files of a process are closed before its end can be read."""
+    os.closerange(3, 256)
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_is_named_while_it_is_dying() -> None:
+    worker = multiprocessing.get_context("fork").Process(target=close_then_die)
+    worker.start()
+    assert _deaths([worker]).startswith(f"process {worker.pid} was ended by SIGKILL")

@@ -31,11 +31,12 @@ from filmstrip.training.tiny import STATE_LAYER, TINY, initialise, make_tokenize
 from filmstrip.training.tokenizer import CHAT_TEMPLATE
 from filmstrip.training.tower import StillBatches
 from filmstrip.world import CLIPS, GROUPS, ask_about, sample_clip, split_rng, training_rng
+from tests.training import put_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"), seed=0)
+    return make_tokenizer(put_tokenizer(tmp_path_factory.mktemp("world") / "tokenizer"), seed=0)
 
 
 def test_labels_are_the_assistants_words(tokenizer: Tokenizer) -> None:
@@ -198,7 +199,7 @@ def test_clips_are_learnt_from_without_words() -> None:
 def test_conversations_go_on_with_the_heads_of_the_clips(tmp_path: Path) -> None:
     """Fresh ones would pull at what the stage before has learnt."""
     recipe = read_recipe(find_recipe("tiny"))
-    assistant = new_tiny(tmp_path / "tokenizer", 0)
+    assistant = new_tiny(put_tokenizer(tmp_path / "tokenizer"), 0)
     clips = ClipTraining(assistant.model, STATE_LAYER)
     opened = open_stage(assistant, recipe, recipe.stages[-1], 1, Parallel(), print, before=clips)
     assert isinstance(opened.task, WorldTraining)

@@ -1,5 +1,6 @@
 """The estimate turned round: which batch, context, frames and precision fit into a given memory."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -75,26 +76,45 @@ def _rows(config: AnyConfig, workload: Workload, budget: int, largest: Unknown, 
 
 
 def _largest(config: AnyConfig, workload: Workload, budget: int, unknown: Unknown) -> Fit | None:
-    """The largest value that fits, by doubling and halving; memory grows with every unknown."""
-    low, high = 0, 1
-    while high <= MOST and _fits(config, workload, budget, unknown, high):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _fits(config, workload, budget, unknown, middle):
-            low = middle
-        else:
-            high = middle
-    if low == 0:
+    """The largest value that fits. Memory grows with every unknown, and nearly in proportion: the next value to try is
+    where a line through two known ones meets the budget, and every third one halves what is left, whatever the line.
+    """
+    found = _try(config, workload, unknown, 1)
+    if found is None or found.peak.total > budget:
         return None
-    return _as_fit(config, estimate(config, _with(workload, unknown, low)))
+    low, high, best = (1, float(found.peak.total)), (MOST + 1, math.inf), found
+    slope, step = 0.0, 0
+    while high[0] - low[0] > 1:
+        value = _next(low, high, slope, budget) if step % 3 < 2 else _halfway(low, high)
+        found = _try(config, workload, unknown, value)
+        total = math.inf if found is None else float(found.peak.total)
+        if math.isfinite(total):
+            slope = (total - low[1]) / (value - low[0])
+        if found is not None and total <= budget:
+            low, best = (value, total), found
+        else:
+            high = (value, total)
+        step += 1
+    return _as_fit(config, best)
 
 
-def _fits(config: AnyConfig, workload: Workload, budget: int, unknown: Unknown, value: int) -> bool:
+def _next(low: tuple[int, float], high: tuple[int, float], slope: float, budget: int) -> int:
+    """Where memory of this slope (bytes for one more) meets the budget, but nearer than `high`."""
+    steps = (budget - low[1]) / slope if slope > 0 else 1.0
+    return int(min(max(low[0] + steps, low[0] + 1), high[0] - 1))
+
+
+def _halfway(low: tuple[int, float], high: tuple[int, float]) -> int:
+    """The middle; twice as much as long as nothing is known not to fit."""
+    return min(2 * low[0], high[0] - 1) if high[0] > MOST else (low[0] + high[0]) // 2
+
+
+def _try(config: AnyConfig, workload: Workload, unknown: Unknown, value: int) -> Estimate | None:
+    """None for more frames than temporal attention knows, or than the context holds."""
     try:
-        return estimate(config, _with(workload, unknown, value)).peak.total <= budget
-    except ConfigError:  # more frames than temporal attention knows, or than the context holds
-        return False
+        return estimate(config, _with(workload, unknown, value))
+    except ConfigError:
+        return None
 
 
 def _with(workload: Workload, unknown: Unknown, value: int) -> Workload:

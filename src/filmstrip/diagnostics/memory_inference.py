@@ -87,19 +87,26 @@ def _text_phases(text: TextConfig, workload: Workload, extent: Extent, stays: di
     return phases
 
 
-@lru_cache(maxsize=64)
 def inference_weights(config: AnyConfig, workload: Workload) -> int:
     """Bytes of all parameters, shared ones once. What is small has the precision of the arithmetic (`widen`)."""
-    model = build_meta(config)
-    stored = workload.stored_bytes or weight_bytes(model, workload.dtype, workload.quantize)
+    stored = workload.stored_bytes or _stored_weights(config, workload.dtype, workload.quantize)
     wider = workload.element - PRECISION_BYTES[workload.dtype]
-    return stored + wider * sum(widened_sizes(model))
+    return stored + wider * sum(_widened(config))
 
 
 @lru_cache(maxsize=64)
+def _stored_weights(config: AnyConfig, dtype: str, quantize: str | None) -> int:
+    return weight_bytes(build_meta(config), dtype, quantize)
+
+
+@lru_cache(maxsize=64)
+def _widened(config: AnyConfig) -> tuple[int, ...]:
+    return tuple(widened_sizes(build_meta(config)))
+
+
 def widening_bytes(config: AnyConfig, dtype: str, arithmetic: str) -> int:
     """While a parameter is widened it is there twice: the largest counts."""
-    return 0 if dtype == arithmetic else max(widened_sizes(build_meta(config))) * PRECISION_BYTES[dtype]
+    return 0 if dtype == arithmetic else max(_widened(config)) * PRECISION_BYTES[dtype]
 
 
 def widened_cache_bytes(config: TextConfig, workload: Workload, rows: int, slots: int) -> int:

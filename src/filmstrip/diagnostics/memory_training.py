@@ -89,7 +89,7 @@ def training_phases(config: AnyConfig, workload: Workload, extent: Extent) -> It
     whole = workload.training in WHOLE
     require(whole or isinstance(config, ModelConfig), f"there is no projector for the training {workload.training!r}")
     sizes = _Sizes(workload.element, FLOAT32 if whole else workload.element)
-    counts = count_learning(config, workload)
+    counts = count_learning(config, _who_learns(workload))
     stays = {
         "weights": counts.learn * FLOAT32 + counts.frozen_bytes,
         "optimizer": counts.learn * FLOAT32 * ADAM_STATES,
@@ -134,6 +134,14 @@ def _text_phases(
     done = max(0, counts.moved - counts.media - counts.block - before) if counts.block else 0
     last = stays | one | {"activations": saved.one_block, "gradients": done * FLOAT32}
     yield PhaseEstimate("backward: last block", last, step)
+
+
+def _who_learns(workload: Workload) -> Workload:
+    """Of a workload what decides who learns and in what precision, and nothing else: a search over batches, frames and
+    contexts counts once.
+    """
+    decides = ("training", "lora_rank", "images", "videos", "dtype", "quantize", "compute")
+    return Workload(**{name: getattr(workload, name) for name in decides})
 
 
 @lru_cache(maxsize=64)

@@ -85,7 +85,8 @@ class ConversationBatch(TensorBatch):
     """Prompts and answers, padded on the right (causal attention never reads to the right, so no mask is needed).
 
     `labels` is IGNORE everywhere but on the assistant's words and the end-of-sequence that closes them; aligned with
-    `input_ids`, not shifted. `motion` says what moves in each frame (drawn videos only, `motion.motion_labels`).
+    `input_ids`, not shifted. `motion` says what moves in each frame (drawn videos only, `motion.motion_labels`),
+    `mentions` what is true of the shapes that questions name (drawn media only, `mentions.mention_labels`).
     `image_sizes` are heights and widths in pixels. `documents` number the conversations that share a row, -1 for
     padding; None: one conversation a row. `branches` number texts that go on from one beginning (0), -1 for padding
     (`ops.masks.branch_mask`). `skipped` has the samples that were left out and why, `warnings` what is wrong with some
@@ -97,6 +98,7 @@ class ConversationBatch(TensorBatch):
     images: Float[Tensor, "N C Y X"] | None = None
     videos: Float[Tensor, "V F C Y X"] | None = None
     motion: TensorBatch | None = None
+    mentions: TensorBatch | None = None
     image_sizes: Int[Tensor, "I 2"] | None = None
     documents: Int[Tensor, "B T"] | None = None
     branches: Int[Tensor, "B T"] | None = None
@@ -175,8 +177,14 @@ def _child_handler_kept() -> Iterator[None]:
 
 
 def _deaths(workers: Sequence[Any]) -> str:
-    """Which processes died, and of what; one that is dying has a second to do so."""
-    wait([worker.sentinel for worker in workers], 1.0)
+    """Which processes died, and of what; one that is dying has a second to do so.
+
+    A process closes its files, `sentinel` among them, before the system tells how it ended: `join` waits for that.
+    """
+    ended = wait([worker.sentinel for worker in workers], 1.0)
+    for worker in workers:
+        if worker.sentinel in ended:
+            worker.join(10.0)
     return ", ".join(f"process {worker.pid} {_end(worker.exitcode)}" for worker in workers if worker.exitcode)
 
 
