@@ -155,6 +155,14 @@ def test_a_model_that_was_changed_remembers_nothing(assistant: Assistant, change
     assert torch.equal(*seen)
 
 
+def test_a_hook_that_was_taken_away_changes_nothing(assistant: Assistant) -> None:
+    assistant.ask(clip(), "what", max_new_tokens=2)
+    hook = assistant.model.text_tower.blocks[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    assert assistant.ask(clip(), "what", max_new_tokens=2).prefix_reused == 0
+    hook.remove()
+    assert assistant.ask(clip(), "what", max_new_tokens=2).prefix_reused > 0
+
+
 def test_a_conversation_about_a_changed_model_is_read_anew(assistant: Assistant) -> None:
     chat = assistant.chat(clip())
     chat.say("what is this", max_new_tokens=2)

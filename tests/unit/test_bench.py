@@ -366,6 +366,15 @@ def test_a_peer_that_dies_while_answers_are_compared_is_noted() -> None:
     assert run._agreement([Dead(), Dead()]) == "not compared (transformers: ended by signal 9: it said nothing)"
 
 
+def test_a_prompt_that_would_take_an_hour_is_not_read_to_compare_answers() -> None:
+    """Without 16-bit products in hardware PyTorch's own are a hundred times as slow."""
+    limits = Limits(read_bytes=20e9, flops={"float32": 180e9, "bfloat16": 50e9, "float16": 1e9})
+    narrow = Part("M", "float16", ("decode-64",))
+    assert "in float16 would take transformers" in run._too_slow(narrow, SIZES["M"], limits)
+    for part in (replace(narrow, dtype="int8"), replace(narrow, dtype="float32"), replace(narrow, size="S")):
+        assert run._too_slow(part, SIZES[part.size], limits) == ""
+
+
 def test_a_file_leaves_memory_unless_somebody_has_it_mapped(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(bytes(2**20))

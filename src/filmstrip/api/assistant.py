@@ -11,7 +11,7 @@ import torch
 from filmstrip.api.answer import Answer, Origin, StopReason, Timings, make_run_card
 from filmstrip.api.chat import Chat
 from filmstrip.api.request import Media, Request, RequestBuilder, conversation
-from filmstrip.api.reuse import PromptReader, model_state
+from filmstrip.api.reuse import ModelState, PromptReader
 from filmstrip.api.stream import AnswerStream, AnswerText, cache_memory
 from filmstrip.cache import ContentStore
 from filmstrip.checkpoint.defaults import GenerationDefaults
@@ -45,13 +45,12 @@ class Assistant(RequestBuilder):
     ) -> None:
         super().__init__(processor, selection, sampling)
         self.model, self.origin, self.warnings, self.store = model, origin, warnings, store
-        self._loaded = model_state(model)
+        self._loaded = ModelState(model)
 
     @property
     def reader(self) -> PromptReader:
         """Reads prompts with the model as it is now; remembers in `store`, unless the model was changed."""
-        as_loaded = model_state(self.model) == self._loaded
-        return PromptReader(self.model, self.origin, self.store if as_loaded else None)
+        return PromptReader(self.model, self.origin, self.store if self._loaded.holds(self.model) else None)
 
     @property
     def config(self) -> ModelConfig:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from filmstrip.api.answer import Answer
 from filmstrip.api.request import conversation
-from filmstrip.api.reuse import model_state
+from filmstrip.api.reuse import ModelState
 from filmstrip.api.stream import AnswerStream, cache_memory
 from filmstrip.cache import KVCache
 from filmstrip.errors import FilmstripError
@@ -34,7 +34,7 @@ class Chat:
         self.turns: list[Turn] = conversation(system, [])
         self._cache: KVCache | None = None
         self._cached_ids: tuple[int, ...] = ()
-        self._read_by: tuple[object, ...] = ()
+        self._read_by: ModelState | None = None
         self._last: Answer | None = None
         self._open: Generator[str, None, None] | None = None
 
@@ -88,9 +88,8 @@ class Chat:
         shared = _common_prefix(self._cached_ids, ids[:-1])  # at least one token must be read
         if self.assistant.config.text.stretches(max(len(ids), len(self._cached_ids))):
             shared = 0  # past the trained length every key depends on how long the prompt was when it was made
-        read_by, self._read_by = self._read_by, model_state(self.assistant.model)
-        if read_by != self._read_by:
-            shared = 0  # somebody changed the model since
+        if self._read_by is None or not self._read_by.holds(self.assistant.model):
+            self._read_by, shared = ModelState(self.assistant.model), 0  # somebody changed the model since
         with cache_memory(needed):
             self._cache = self._cache or new_cache(self.assistant.model, 1, needed)
             self._cache.truncate(shared if shared >= prompt.plan.media_end else 0)

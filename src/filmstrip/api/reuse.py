@@ -160,20 +160,39 @@ class PromptReader:
         return self.model.image_tokens(pixels, torch.tensor([medium.size]))[0]
 
 
-def model_state(model: nn.Module) -> tuple[object, ...]:
-    """Equal as long as nobody changes a model: where its weights are, how often each was written to, a few values of
-    each (writing to `.data` does not count as writing), its hooks, and whether it trains.
+class ModelState:
+    """What a model was when this was made: where its weights are, how often each was written to, a few values of each
+    (writing to `.data` does not count as writing), its hooks, and whether it trains.
     """
-    places, samples = [], []
-    for parameter in model.parameters():
-        values = parameter.detach().reshape(-1)
-        step = max(1, len(values) // _SAMPLES)
-        samples.append(values[step // 2 :: step].float())
-        # Tensors made in inference mode do not count.
-        places.append((parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version))
-    # Every hook of a process has a number of its own.
-    hooks = [number for module in model.modules() for number in (*module._forward_hooks, *module._forward_pre_hooks)]
-    return tuple(places), torch.cat(samples).cpu().numpy().tobytes(), tuple(hooks), model.training
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in model.parameters():
+            middle = parameter.detach()[tuple(size // 2 for size in parameter.shape[:-1])]
+            step = max(1, len(middle) // _SAMPLES)
+            by_dtype.setdefault(parameter.dtype, []).append(middle[step // 2 :: step])
+        self._samples = [*by_dtype.values()]  # views: they show what is there now
+        self._places, self._content = _places(model), self._read()
+
+    def holds(self, model: nn.Module) -> bool:
+        """Whether `model` is the same, and as it was: a hook that was taken away again changes nothing."""
+        if model is not self.model or _places(model) != self._places:
+            self._samples = []  # they would keep weights in memory that nobody else may need
+            return False
+        return self._read() == self._content
+
+    def _read(self) -> tuple[object, ...]:
+        values = [torch.cat(views).cpu().view(torch.uint8).numpy().tobytes() for views in self._samples]
+        # Every hook of a process has a number of its own.
+        hooks = [number for m in self.model.modules() for number in (*m._forward_hooks, *m._forward_pre_hooks)]
+        return values, hooks, self.model.training
+
+
+def _places(model: nn.Module) -> list[tuple[int, int]]:
+    """Where each parameter is and how often it was written to, which tensors made in inference mode do not count."""
+    own = (p for module in model.modules() for p in module._parameters.values() if p is not None)
+    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in own]
 
 
 def memory_limit(model: VideoLlavaForGeneration, frames: int) -> int:

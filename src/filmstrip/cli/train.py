@@ -122,7 +122,8 @@ def _print(result: "RunResult") -> None:
     for name, figures in result.stages.items():
         if figures:
             sys.stdout.write(
-                f"{name}: {figures['step']:,} steps, {figures['samples']:,} samples, {clock(figures['seconds'])}, "
+                f"{name}: {figures['step']:,} steps, {figures['samples']:,} samples, {clock(figures['seconds'])} "
+                f"({figures['waited'] / max(figures['seconds'], 1e-9):.1%} of it waiting for samples), "
                 f"loss {figures['loss']:.4f}\n"
             )
     for reason, count in sorted(result.skipped.items(), key=lambda item: -item[1]):

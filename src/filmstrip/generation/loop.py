@@ -63,8 +63,6 @@ class TokenLoop:
         """Make tokens."""
         with torch.inference_mode():
             logits_BW = prefill(self.model, self.cache, self._x_BTD, self._mask, self._on_chunk, self._beginning)
-            compiled = compiled_decoding(self.model, self.cache) if self.model.compiled else None
-            self._fast = compiled or fused_decoding(self.model, self.cache)
         for step in range(self.sampling.max_new_tokens):
             with torch.inference_mode():
                 ids_B = self._choose(logits_BW)
@@ -78,6 +76,9 @@ class TokenLoop:
                 return
             # Ended rows go on with what they chose: nobody sees it, and `fill_id` may lie outside the vocabulary.
             with torch.inference_mode():
+                if step == 0:  # an answer of one token does not need it
+                    compiled = compiled_decoding(self.model, self.cache) if self.model.compiled else None
+                    self._fast = compiled or fused_decoding(self.model, self.cache)
                 logits_BW = self._advance(ids_B)
 
     @property

@@ -13,6 +13,7 @@ from filmstrip.text.prompt import Turn, render
 from filmstrip.text.tokenizer import Tokenizer
 from filmstrip.training.batches import IGNORE, ConversationBatch, frames_to_pixels, pad_right
 from filmstrip.training.drawn import ClipBatch
+from filmstrip.training.mentions import mention_labels, naming_tokens
 from filmstrip.training.motion import motion_labels
 from filmstrip.world import (
     CLIPS,
@@ -31,6 +32,8 @@ from filmstrip.world import (
 
 _DESCRIBED = 0.4  # of the conversations have a description, if there is one to give
 _DESCRIBED_ALONE = 0.1
+_COMPARING = ("position", "size")
+_LOOKING = tuple(family for family in GROUPS["still"] if family not in _COMPARING)
 _MAX_WORDS = 160  # tokens of a conversation beside those of its clip
 
 
@@ -59,6 +62,7 @@ class ConversationBatches:
         self.seed, self.config, self.tokenizer, self.batch_size = seed, config, tokenizer, batch_size
         self.photos, self.image_every, self.questions = list(photos), image_every, questions
         self.dialogues, self.mixed_every = dialogues, mixed_every
+        self.words = naming_tokens(tokenizer)
         self.clip = replace(CLIPS, num_photos=len(self.photos))
         self.still = replace(STILLS, num_photos=len(self.photos))
 
@@ -90,6 +94,8 @@ class ConversationBatches:
             num_samples=len(rows),
             num_tokens=sum(len(ids) for ids, _ in rows),
         )
+        if len(media) == 1:
+            batch = replace(batch, mentions=mention_labels(scenes[media[0]], input_ids, labels, self.words))
         if "image" in media:
             batch = replace(batch, images=pixels["image"][:, 0])
         if "video" in media:
@@ -140,10 +146,12 @@ class ClipBatches:
 def draw_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
     """Up to `count` questions, at least a third of them about what stands still in any frame, in random order.
 
-    The others are about what takes several frames to see, as far as there is so much to ask: it is harder to learn.
+    The others are about what takes several frames to see, as far as there is so much to ask: it is harder to learn. Of
+    those about a single frame half compare two shapes, which is harder than to look one up.
     """
     asked = ask_about(scene, rng, count - count // 3, OVER_TIME)
-    asked += ask_about(scene, rng, count - len(asked), GROUPS["still"])
+    asked += ask_about(scene, rng, (count - len(asked) + 1) // 2, _COMPARING)
+    asked += ask_about(scene, rng, count - len(asked), _LOOKING)
     described = ask_about(scene, rng, 1, GROUPS["describe"])
     return separate_description([asked[i] for i in rng.permutation(len(asked))] + described, rng)
 

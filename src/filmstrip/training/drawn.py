@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from filmstrip.config import ModelConfig
 from filmstrip.models import VideoLlava
-from filmstrip.shapes import Float, Tensor
+from filmstrip.shapes import Bool, Float, Tensor
 from filmstrip.training.batches import IGNORE, ConversationBatch, DrawnBatch
 from filmstrip.training.language import LanguageTraining, answer_loss
+from filmstrip.training.mentions import EXTREMES, FACTS, NEIGHBOURS, NUM_NEIGHBOURS, MentionLabels
 from filmstrip.training.motion import (
     NUM_CELLS,
     NUM_COLOURS,
@@ -71,31 +72,97 @@ class ClipTraining(nn.Module):
 
 
 class WorldTraining(LanguageTraining):
-    """`LanguageTraining` with the heads beside it. Their weight falls to zero by `until` of the run, so the end is
-    about answers only.
+    """`LanguageTraining` with the heads beside it, on what moves and on what questions name. Their weight falls to zero
+    by `until` of the run, so the end is about answers only.
     """
 
     def __init__(self, model: VideoLlava, layer: int, weight: float = 0.5, until: float = 0.8) -> None:
         super().__init__(model)
         self.weight, self.until = weight, until
         self.heads = MotionHeads(model.config, layer)
+        self.mention_heads = MentionHeads(model.config, layer)
 
     def forward(self, batch: ConversationBatch, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of the answers' tokens, plus the heads' losses while they count; figures for the log."""
-        video = batch.input_ids == self.model.config.video_token_id
         recorded: dict[str, Tensor] = {}
 
         def record(site: str, value: Tensor) -> Tensor:
-            recorded[site] = value[video].view(len(batch), -1, value.shape[-1]) if site in self.heads.sites else value
+            recorded[site] = value
             return value
 
         hidden_BTD = self.hidden(batch, record)
         loss, figures = answer_loss(self.model, hidden_BTD, batch.labels)
         weight = self.weight * max(0.0, 1 - progress / self.until)
-        if isinstance(batch.motion, MotionLabels) and batch.videos is not None and weight > 0:
-            motion_loss, motion = self.heads(recorded, batch.videos, batch.motion)
-            return loss + weight * motion_loss, figures | motion
+        if weight == 0:
+            return loss, figures
+        media = self.model.config.placeholder_ids
+        if isinstance(batch.motion, MotionLabels) and batch.videos is not None:
+            video = batch.input_ids.eq(media["video"])
+            clips = {site: _of_rows(recorded[site], video) for site in self.heads.sites}
+            motion_loss, motion = self.heads(clips, batch.videos, batch.motion)
+            loss, figures = loss + weight * motion_loss, figures | motion
+        if isinstance(batch.mentions, MentionLabels):
+            visual = torch.isin(batch.input_ids, batch.input_ids.new_tensor(list(media.values())))
+            mention_loss, mentioned = self.mention_heads(recorded, visual, batch.mentions)
+            loss, figures = loss + weight * mention_loss, figures | mentioned
         return loss, figures
+
+
+def _of_rows(x_BTD: Tensor, where_BT: Tensor) -> Tensor:
+    """The tokens where `where_BT`, equally many of each row: (B, R, D)."""
+    return x_BTD[where_BT].view(len(x_BTD), -1, x_BTD.shape[-1])
+
+
+class MentionHeads(nn.Module):
+    """Linear readings of the tokens that name a shape, and their losses against `MentionLabels`.
+
+    Hidden state `layer` must tell there how large the shape is and where. The state after it tells what happens to it,
+    which clips' own tokens tell at `layer` only, and how it differs from the shape that was named before it; the state
+    after that, in what order things happen, and at the last visual token which shape is the leftmost, the biggest, and
+    so on.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width = config.text.hidden_size
+        self.sites = tuple(f"text_tower.hidden_states.{layer + later}" for later in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.sites)
+        self.whole_norm = nn.LayerNorm(width)
+        self.measures = nn.Linear(width, NUM_MEASURES)
+        self.facts = nn.ModuleDict({name: nn.Linear(width, size) for name, size in FACTS.items()})
+        self.differences = nn.Linear(width, NUM_MEASURES)
+        self.neighbours = nn.Linear(width, len(NEIGHBOURS) * NUM_NEIGHBOURS)
+        self.later = nn.Linear(width, 2)
+        self.extremes = nn.Linear(width, len(EXTREMES) * NUM_COLOURS)
+
+    def forward(
+        self, recorded: dict[str, Float[Tensor, "B T D"]], visual: Bool[Tensor, "B T"], labels: MentionLabels
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Sum of the losses, and figures: each loss, and shares of right readings."""
+        named, compared = labels.named.bool(), labels.compared.bool()
+        measuring, telling, ordering = (
+            norm(recorded[site][named]) for norm, site in zip(self.norms, self.sites, strict=True)
+        )
+        facts, second = labels.facts[named], compared[named]
+        told = torch.stack([_cross_entropy(head(telling), facts[:, i]) for i, head in enumerate(self.facts.values())])
+        neighbours = self.neighbours(ordering).unflatten(-1, (len(NEIGHBOURS), NUM_NEIGHBOURS))
+        later = self.later(ordering)
+        last_BD = _of_rows(recorded[self.sites[-1]], visual)[:, -1]
+        extremes = self.extremes(self.whole_norm(last_BD)).unflatten(-1, (len(EXTREMES), NUM_COLOURS))
+        # Up to ten units: a linear reading would take long to grow such weights.
+        measures, differences = 10 * self.measures(measuring), 10 * self.differences(telling)
+        losses = {
+            "named_measures": mean_l1(measures, labels.measures[named], torch.ones_like(second)),
+            "named_facts": told.mean(),
+            "neighbours": _cross_entropy(neighbours, labels.neighbours[named]),
+            "differences": mean_l1(differences, labels.differences[named], second),
+            "later": _cross_entropy(later, labels.later[named]),
+            "extremes": _cross_entropy(extremes, labels.extremes),
+        }
+        figures = {name: loss.item() for name, loss in losses.items()}
+        figures["extremes_right"] = _right(extremes, labels.extremes, labels.extremes != IGNORE)
+        figures["later_right"] = _right(later, labels.later[named], labels.later[named] != IGNORE)
+        return torch.stack(list(losses.values())).sum(), figures
 
 
 class MotionHeads(nn.Module):

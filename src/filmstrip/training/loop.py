@@ -76,6 +76,7 @@ class Trainer:
         self.store = CheckpointStore(directory / "checkpoints", settings.checkpoints.keep)
         self.state = RunState()
         self._empty_steps, self._recent = 0, list[float]()
+        self._waited = 0.0  # seconds that the step under way waited for its batches
         last = self.store.last()
         if last is not None:
             self.state = self.store.load(last, training_state(task, self.optimizer, self.mean))
@@ -145,6 +146,7 @@ class Trainer:
         """The batches of the next step. If a process that makes them dies, what was done since step `saved` is saved
         before the run ends.
         """
+        asked = time.monotonic()
         try:
             return list(islice(batches, self.settings.micro_batches))
         except WorkerError:
@@ -152,6 +154,8 @@ class Trainer:
             if self.parallel.mesh is None and self.state.step != saved:
                 self._save(log, validate=False)
             raise
+        finally:
+            self._waited = time.monotonic() - asked
 
     def _step(self, batches: Sequence[TrainingBatch], progress: float) -> dict[str, float]:
         """One optimizer step. The loss is the mean over all targets of all its batches on all devices."""
@@ -213,6 +217,7 @@ class Trainer:
             "samples": state.samples,
             "tokens": state.tokens,
             "seconds": round(state.seconds, 3),
+            "waited": round(self._waited, 4),
             **{name: value if name == "loss" else float(f"{value:.6g}") for name, value in figures.items()},
         }
         here = [(batch.skipped, batch.warnings) for batch in batches]

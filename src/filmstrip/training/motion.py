@@ -23,6 +23,7 @@ from filmstrip.world import (
     SHAPES,
     TICKS,
     Scene,
+    Shape,
     dense_labels,
     scene_tracks,
 )
@@ -175,26 +176,35 @@ def _summary(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     colours = [COLOUR_NAMES.index(shape.colour) for shape in scene.shapes]
     kinds = [SHAPES.index(shape.shape) for shape in scene.shapes]
     for shape, colour, kind in zip(scene.shapes, colours, kinds, strict=True):
-        event, change = shape.event, shape.recolour
-        told = (
-            0 if change is None else 1 + COLOUR_NAMES.index(change.colour),
-            PATHS.index(shape.motion),
-            shape.laps,
-            shape.bounces or 0,
-            shape.first_frame,
-            shape.end_frame,
-            0 if event is None else 1 + EVENTS.index(event.kind),
-            0 if event is None else event.start,
-        )
-        places = [shape.position(frame) for frame in range(scene.num_frames) if shape.visible(frame)]
-        measured = np.array([shape.size, *np.mean(places, axis=0)]) / _UNIT
         for name, partner, count in (
             (colour, kind, colours.count(colour)),
             (NUM_COLOURS + kind, colour, kinds.count(kind)),
         ):
             if count == 1:
-                facts[name], measures[name] = (partner, *told), measured
+                facts[name], measures[name] = (partner, *shape_facts(shape)), shape_measures(scene, shape)
     return facts, measures
+
+
+def shape_facts(shape: Shape) -> tuple[int, ...]:
+    """Classes of what `SUMMARY` has behind `partner`."""
+    event, change = shape.event, shape.recolour
+    return (
+        0 if change is None else 1 + COLOUR_NAMES.index(change.colour),
+        PATHS.index(shape.motion),
+        shape.laps,
+        shape.bounces or 0,
+        shape.first_frame,
+        shape.end_frame,
+        0 if event is None else 1 + EVENTS.index(event.kind),
+        0 if event is None else event.start,
+    )
+
+
+def shape_measures(scene: Scene, shape: Shape) -> tuple[float, float, float]:
+    """Its size and the mean of its places, x and y, in tenths of the frame's edge."""
+    places = [shape.position(frame) for frame in range(scene.num_frames) if shape.visible(frame)]
+    x, y = np.mean(places, axis=0).tolist()
+    return shape.size / _UNIT, x / _UNIT, y / _UNIT
 
 
 def _shots(scene: Scene) -> np.ndarray:

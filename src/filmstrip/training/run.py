@@ -63,9 +63,10 @@ class StageStart:
 
 @dataclass
 class RunResult:
-    """What came out. `stages` has the last figures of each, `skipped` how many samples were left out, by reason,
-    `warnings` counts those that were used though something is wrong with them. `result` is made of the weights of
-    step `result_step` of the last stage; `best` is that stage's best checkpoint if it is not the last.
+    """What came out. `stages` has the last figures of each and the seconds in which it `waited` for samples, `skipped`
+    how many samples were left out, by reason, `warnings` counts those that were used though something is wrong with
+    them. `result` is made of the weights of step `result_step` of the last stage; `best` is that stage's best
+    checkpoint if it is not the last.
     """
 
     output: Path
@@ -168,7 +169,8 @@ def _run_stage(opened: Stage, stage: StageRecipe, directory: Path, parallel: Par
 def _collect(result: RunResult, stage: StageRecipe, directory: Path) -> None:
     result.warnings += len(read_log(directory / WARNINGS_FILE))
     steps = [line for line in read_log(directory / "log.jsonl") if "loss" in line]
-    result.stages[stage.name] = steps[-1] if steps else {}
+    waited = sum(line.get("waited", 0.0) for line in steps)
+    result.stages[stage.name] = {**steps[-1], "waited": waited} if steps else {}
     for line in read_log(directory / SKIPPED_FILE):
         reason = line["reason"].split(":")[0].split("'")[0].strip()
         if line.get("validation"):

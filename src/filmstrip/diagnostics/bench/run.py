@@ -12,10 +12,10 @@ import torch
 from filmstrip.api.load import DTYPES
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.config import ModelConfig
-from filmstrip.diagnostics.bench.limits import limit_seconds
+from filmstrip.diagnostics.bench.limits import limit_seconds, work_flops
 from filmstrip.diagnostics.bench.machine import Limits, describe_machine, measure_limits
 from filmstrip.diagnostics.bench.page_cache import evict
-from filmstrip.diagnostics.bench.peer import OURS, Peer, Sample
+from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample
 from filmstrip.diagnostics.bench.plan import PEERS, Part, choose_peers, plan_product, shortage
 from filmstrip.diagnostics.bench.rows import Row, take_in_turn
 from filmstrip.diagnostics.bench.sizes import checkpoint_for, plain_dtype, require_directory
@@ -26,6 +26,7 @@ from filmstrip.errors import FilmstripError
 from filmstrip.kernels import find_kernels
 
 _GREEDY = 8  # tokens that the peers must agree on
+_PATIENCE = 600.0  # seconds that a prompt may take for it
 START_UP = "start-up"  # what `skipped` calls the commands
 Note = Callable[[str], None]
 
@@ -116,7 +117,7 @@ def _time_part(part: Part, results: Results, note: Note, keep: Callable[[Results
     with ExitStack() as stack:
         model = _open(part, config, directories, options, stack)
         if len(model.peers) > 1:
-            results.agreement[part.title] = _agreement(model.peers)
+            results.agreement[part.title] = _too_slow(part, config, results.limits) or _agreement(model.peers)
         for work in rest:
             note(f"{part.title}: {work.name}")
             row = Row(part.size, part.dtype, work.name, work.tokens, failed=failed | model.failed)
@@ -179,6 +180,14 @@ def _prepare(peers: Iterable[Peer], workload: Workload, row: Row) -> list[Peer]:
         except FilmstripError as error:
             row.failed[peer.name] = str(error)
     return ready
+
+
+def _too_slow(part: Part, config: ModelConfig, limits: Limits) -> str:
+    """Why the peers are not compared, or nothing: some processors multiply 16-bit numbers a hundred times as slowly."""
+    dtype = plain_dtype(part.dtype)
+    seconds = work_flops(config, WORKLOADS["prefill"]) / limits.flops[dtype]
+    minutes = f"{seconds / 60:,.0f} minutes"
+    return f"not compared (reading it in {dtype} would take {THEIRS} {minutes})" if seconds > _PATIENCE else ""
 
 
 def _agreement(peers: Sequence[Peer]) -> str:
