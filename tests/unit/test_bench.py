@@ -1,5 +1,6 @@
 """The benchmark's harness: what is dropped, counted and written. Nothing here passes or fails by a time."""
 
+import json
 import mmap
 import os
 import sys
@@ -33,6 +34,7 @@ from filmstrip.diagnostics.bench.plan import (
     weights_bytes,
 )
 from filmstrip.diagnostics.bench.report import as_markdown
+from filmstrip.diagnostics.bench.resume import read_earlier
 from filmstrip.diagnostics.bench.rows import Row, take_in_turn
 from filmstrip.diagnostics.bench.run import Options, Results, run_bench
 from filmstrip.diagnostics.bench.sizes import SIZES, checkpoint_for, model_bytes, text_bytes
@@ -353,6 +355,48 @@ def test_a_model_that_cannot_be_had_costs_nothing_of_the_others(
     assert sizes == ["tiny", "S", "tiny"] and results.skipped == {"S float32": "no room on the disk"}
     assert [row.workload for row in results.rows] == [WORKLOADS["vision"].name] * 2
     assert kept == [(0, False), (1, False), (2, False), (2, True)]
+
+
+def test_a_run_goes_on_where_it_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are whole are taken as they are, with their sitting; the others are measured."""
+    rates = iter((1e9, 2e9))
+    monkeypatch.setattr(run, "measure_limits", lambda *_: Limits(next(rates), {"float32": 1e9}))
+    options = Options(tmp_path, (), (OURS,), rounds=1, threads=1, quiet=9.0, startup=False)
+    first = run_bench(replace(options, plan=(Part("tiny", "float32", ("vision", "prefill")),)))
+    first.rows[1].failed["filmstrip"] = "ended by signal 9"
+    figures = tmp_path / "page.json"
+    figures.write_text(json.dumps(as_plain(first)))
+    both = replace(options, plan=(Part("tiny", "float32", ("vision", "prefill")),))
+    noted: list[str] = []
+    second = run_bench(both, noted.append, earlier=read_earlier(figures, both))
+    assert [row.workload for row in second.rows] == [WORKLOADS[name].name for name in ("vision", "prefill")]
+    assert second.rows[0].seconds(OURS) == first.rows[0].seconds(OURS) and second.rows[0].limit == first.rows[0].limit
+    assert not second.rows[1].failed and second.rows[1].seconds(OURS) != first.rows[1].seconds(OURS)
+    assert not any("vision" in what for what in noted)
+    assert [sitting.limits.read_bytes for sitting in second.sittings] == [1e9, 2e9]
+    assert as_markdown(second).count("What this machine could do at most") == 2
+
+
+def test_figures_of_other_circumstances_are_not_gone_on_with(tmp_path: Path) -> None:
+    options = Options(tmp_path, (), (OURS,), rounds=1, threads=1)
+    figures = tmp_path / "page.json"
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        read_earlier(figures, options)
+    content = json.loads(json.dumps(as_plain(Results(machine.describe_machine(), Limits(1e9, {}), options))))
+    figures.write_text(json.dumps(content))
+    assert read_earlier(figures, options).rows == []
+    for change, name in (
+        ({"machine": {**content["machine"], "processor": "another"}}, "processor"),
+        ({"machine": {**content["machine"], "program": "another"}}, "program"),
+        ({"rounds": 9}, "rounds"),
+    ):
+        figures.write_text(json.dumps({**content, **change}))
+        with pytest.raises(ConfigError, match=f"with another {name};"):
+            read_earlier(figures, options)
+    for damage in ("{", "[]", "{}", json.dumps({**content, "rows": [{}]}), json.dumps({**content, "sittings": [1]})):
+        figures.write_text(damage)
+        with pytest.raises(ConfigError, match="is not what `filmstrip bench --out` writes"):
+            read_earlier(figures, options)
 
 
 def test_a_peer_that_dies_while_answers_are_compared_is_noted() -> None:

@@ -207,9 +207,9 @@ def memory_limit(model: VideoLlavaForGeneration, frames: int) -> int:
 
 
 @cache
-def program_hash() -> str:
-    """SHA-256 of the code that what is remembered depends on: who changes it reads anew."""
+def program_hash(folders: tuple[str, ...] = _PROGRAM) -> str:
+    """SHA-256 of the code that what is remembered depends on: who changes it reads anew. `folders` of the package."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for name in _PROGRAM for path in (package / name).iterdir() if path.is_file()):
+    for path in sorted(path for name in folders for path in (package / name).iterdir() if path.is_file()):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

@@ -72,6 +72,9 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the page here, and its figures beside it as JSON")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the page of --out: rows that it has are not measured again")
+    ] = False,
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -79,17 +82,20 @@ def bench(
 
     Prints a page in Markdown: medians, spread, ratio, share of what the machine can do, peak memory. Random weights are
     written to DIR once. On a machine that does other work, samples are dropped and the page says how many. With --out
-    the page is written after every row, so what was measured is there whatever happens.
+    the page is written after every row, so what was measured is there whatever happens, and --resume goes on from it.
 
     \b[bold]Examples[/bold]
     filmstrip bench /tmp/bench
     filmstrip bench /tmp/bench --results --out docs/results.md
+    filmstrip bench /tmp/bench --results --out docs/results.md --resume
     filmstrip bench /tmp/bench --sizes tiny --workloads decode-64,prefill --rounds 3 --json
     """
     if results and (sizes or dtypes or workloads):
         raise ConfigError("--results says what is timed; leave out --sizes, --dtypes and --workloads")
     if large and not results:
         raise ConfigError("--with-7b belongs to --results; otherwise --sizes names the 7B")
+    if resume and out is None:
+        raise ConfigError("--resume goes on with the page of --out; name it")
     with status("starting"):
         from filmstrip.config.checks import require_choice
         from filmstrip.diagnostics.bench.plan import LARGE, PEERS, RESULTS
@@ -101,7 +107,7 @@ def bench(
     plan, startup = (page_plan, True) if results else _plan(sizes, dtypes, workloads)
     command = shlex.join(["filmstrip", *sys.argv[1:]])
     settings = Options(cache, plan, chosen_peers, rounds, threads, quiet, startup, command)
-    measured = _run(settings, out, as_json)
+    measured = _run(settings, out, as_json, resume=resume)
     if results and not large:
         measured.skipped["7B"] = "left out (--with-7b)"
     failure = _keep(measured, out)
@@ -113,10 +119,12 @@ def bench(
         note(f"wrote {out} and {out.with_suffix(_FIGURES)}")
 
 
-def _run(settings: "Options", out: Path | None, as_json: bool) -> "Results":
+def _run(settings: "Options", out: Path | None, as_json: bool, *, resume: bool) -> "Results":
     """Measure. When the run breaks off, what there is until then is in the file, or else printed."""
+    from filmstrip.diagnostics.bench.resume import read_earlier
     from filmstrip.diagnostics.bench.run import run_bench
 
+    earlier = read_earlier(out.with_suffix(_FIGURES), settings) if out is not None and resume else None
     if out is not None:
         _require_writable(out)
     so_far: list[Results] = []
@@ -126,7 +134,7 @@ def _run(settings: "Options", out: Path | None, as_json: bool) -> "Results":
         _keep(measured, out)
 
     try:
-        return run_bench(settings, note, keep)
+        return run_bench(settings, note, keep, earlier)
     except BaseException:
         if out is None and so_far and so_far[0].rows:
             _print(so_far[0], as_json)

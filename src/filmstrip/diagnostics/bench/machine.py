@@ -12,9 +12,12 @@ from time import perf_counter
 
 import torch
 
+from filmstrip.api.reuse import program_hash
+
 _STAT, _CPUINFO = Path("/proc/stat"), Path("/proc/cpuinfo")
 _READ_BYTES = 512 * 2**20  # far more than any cache holds
 _SIDE = 2048
+_PROGRAM = ("api", "cache", "checkpoint", "generation", "inputs", "kernels", "media", "models", "ops", "text")
 _TRIAL = 0.4  # seconds: clocks of other processes' work tick in hundredths
 _TRIALS, _ENOUGH = 8, 3  # at most, and how many of them undisturbed
 _PACKAGES = ("filmstrip", "torch", "transformers")
@@ -82,6 +85,7 @@ def describe_machine() -> dict[str, object]:
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         "vectors": torch.backends.cpu.get_cpu_capability(),
+        "program": program_hash(_PROGRAM)[:12],
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "load": os.getloadavg()[0],
     }

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from filmstrip.diagnostics.bench.machine import Limits
 from filmstrip.diagnostics.bench.rows import Row
 from filmstrip.diagnostics.bench.run import Results
 from filmstrip.diagnostics.bench.targets import judge
@@ -15,11 +16,7 @@ def as_plain(results: Results) -> dict[str, Any]:
         "command": options.command,
         "complete": results.complete,
         "machine": results.machine,
-        "limits": {
-            "read_bytes_per_second": results.limits.read_bytes,
-            "flops": results.limits.flops,
-            "others": results.limits.others,
-        },
+        "sittings": [{"date": sitting.date, "limits": _limits(sitting.limits)} for sitting in results.sittings],
         "rounds": options.rounds,
         "threads": options.threads,
         "quiet": options.quiet,
@@ -30,12 +27,17 @@ def as_plain(results: Results) -> dict[str, Any]:
     }
 
 
+def _limits(limits: Limits) -> dict[str, Any]:
+    return {"read_bytes_per_second": limits.read_bytes, "flops": limits.flops, "others": limits.others}
+
+
 def _row(row: Row) -> dict[str, Any]:
     ratios = row.ratios
     return {
         "size": row.size,
         "dtype": row.dtype,
         "workload": row.workload,
+        "tokens": row.tokens,
         "limit_seconds": row.limit,
         "share_of_limit": row.share,
         "ratio": row.ratio,

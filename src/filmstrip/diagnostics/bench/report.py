@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from filmstrip.diagnostics.bench.rows import Row
-from filmstrip.diagnostics.bench.run import Results
+from filmstrip.diagnostics.bench.run import Results, Sitting
 from filmstrip.diagnostics.bench.sizes import plain_dtype
 from filmstrip.diagnostics.bench.targets import Judgement, judge
 
@@ -46,25 +46,33 @@ def as_markdown(results: Results) -> str:
 
 
 def _head(results: Results) -> list[str]:
-    machine, limits, options = results.machine, results.limits, results.options
+    machine, options = results.machine, results.options
     memory = float(str(machine["memory_bytes"])) / 2**30
-    rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in limits.flops.items())
-    disturbed = ""
-    if limits.others > options.quiet:
-        disturbed = f" Other work took {limits.others:.0%} of a core meanwhile, so these may be too low."
+    dates = " and ".join(sitting.date for sitting in results.sittings)
     return [
-        f"Written by `{options.command}` on {machine['date']}. The targets and notes on them are kept in the program; "
+        f"Written by `{options.command}` on {dates}. The targets and notes on them are kept in the program; "
         "every other figure was measured in this run.",
         "",
         f"{machine['processor']} ({machine['vectors']}), {machine['cores']} cores, {options.threads} threads, "
         f"{memory:.0f} GiB, {machine['system']}, Python {machine['python']}, PyTorch {machine['torch']}, "
         f"transformers {machine['transformers']}, filmstrip {machine['filmstrip']}.",
         "",
-        f"What this machine can do at most, measured in the same run: read {limits.read_bytes / 1e9:.1f} GB/s from "
-        f"memory; multiply matrices at {rates}.{disturbed}",
+        *(_limits(sitting, options.quiet) for sitting in results.sittings),
         "",
         _LEGEND.format(rounds=options.rounds, quiet=options.quiet),
     ]
+
+
+def _limits(sitting: Sitting, quiet: float) -> str:
+    limits = sitting.limits
+    rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in limits.flops.items())
+    disturbed = ""
+    if limits.others > quiet:
+        disturbed = f" Other work took {limits.others:.0%} of a core meanwhile, so these may be too low."
+    return (
+        f"What this machine could do at most on {sitting.date}, beside which the rows of that sitting stand: read "
+        f"{limits.read_bytes / 1e9:.1f} GB/s from memory; multiply matrices at {rates}.{disturbed}"
+    )
 
 
 def _targets(judgements: Iterable[Judgement]) -> list[str]:

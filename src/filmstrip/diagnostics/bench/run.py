@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -46,10 +46,19 @@ class Options:
     command: str = "filmstrip bench"
 
 
+@dataclass(frozen=True)
+class Sitting:
+    """When a run began, or went on, and what the machine could do then."""
+
+    date: str
+    limits: Limits
+
+
 @dataclass
 class Results:
     """Everything that was measured. `agreement` says for every model whether the peers chose the same tokens, `skipped`
-    why a model was not run; `complete` is false as long as something is still to come."""
+    why a model was not run; `complete` is false as long as something is still to come. `limits` are those of the last
+    of the `sittings`."""
 
     machine: dict[str, object]
     limits: Limits
@@ -58,13 +67,24 @@ class Results:
     agreement: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     complete: bool = False
+    sittings: list[Sitting] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sittings = self.sittings or [Sitting(str(self.machine["date"]), self.limits)]
+
+    def has(self, size: str, dtype: str, workload: str) -> bool:
+        """Whether there is a row of a workload (by the name that rows have)."""
+        return any((row.size, row.dtype, row.workload) == (size, dtype, workload) for row in self.rows)
 
 
 def run_bench(
-    options: Options, note: Note = lambda text: None, keep: Callable[[Results], None] = lambda results: None
+    options: Options,
+    note: Note = lambda text: None,
+    keep: Callable[[Results], None] = lambda results: None,
+    earlier: Results | None = None,
 ) -> Results:
-    """Measure limits, then every model and workload. `note` hears what is being done, `keep` gets the results so far
-    after every row.
+    """Measure limits, then every model and workload, but for what `earlier` has already (`resume.read_earlier`). `note`
+    hears what is being done, `keep` gets the results so far after every row.
 
     A peer that cannot do something (not installed, out of memory) is noted in its row, a model that cannot be had in
     `skipped`, and the others go on. Raises `CheckpointError` where nothing can be written to `options.cache`.
@@ -75,13 +95,17 @@ def run_bench(
     plain = {plain_dtype(part.dtype) for part in options.plan if part.dtype in DTYPES}
     limits = measure_limits(tuple(sorted({"float32", *plain})), options.quiet)
     results = Results(describe_machine(), limits, options)
+    if earlier is not None:
+        results.rows, results.agreement = [*earlier.rows], {**earlier.agreement}
+        results.sittings = [*earlier.sittings, *results.sittings]
     keep(results)
+    plan = [part if earlier is None else _what_is_left(part, earlier) for part in options.plan]
     if options.startup:
         try:
             _time_startup(results, note, keep)
         except FilmstripError as error:
             results.skipped[START_UP] = str(error)
-    for part in options.plan:
+    for part in (part for part in plan if part.workloads):
         try:
             _time_part(part, results, note, keep)
         except FilmstripError as error:
@@ -89,6 +113,11 @@ def run_bench(
     results.complete = True
     keep(results)
     return results
+
+
+def _what_is_left(part: Part, earlier: Results) -> Part:
+    left = [name for name in part.workloads if not earlier.has(part.size, part.dtype, WORKLOADS[name].name)]
+    return replace(part, workloads=tuple(left))
 
 
 def _time_part(part: Part, results: Results, note: Note, keep: Callable[[Results], None]) -> None:
@@ -116,7 +145,7 @@ def _time_part(part: Part, results: Results, note: Note, keep: Callable[[Results
         return
     with ExitStack() as stack:
         model = _open(part, config, directories, options, stack)
-        if len(model.peers) > 1:
+        if len(model.peers) > 1 and part.title not in results.agreement:
             results.agreement[part.title] = _too_slow(part, config, results.limits) or _agreement(model.peers)
         for work in rest:
             note(f"{part.title}: {work.name}")
@@ -204,7 +233,8 @@ def _time_startup(results: Results, note: Note, keep: Callable[[Results], None])
     options = results.options
     if os.environ.get("FILMSTRIP_KERNELS") != "off":
         find_kernels("wait")  # the first start would compile them beside itself, and disturb those after it
-    for start in startup_commands(options.cache, options.peers):
+    commands = startup_commands(options.cache, options.peers)
+    for start in (start for start in commands if not results.has("tiny", "float32", start.name)):
         note(start.name)
         row = Row("tiny", "float32", start.name)
         row.remarks.append(" against ".join(f"`{text}`" for text in start.shown.values()))

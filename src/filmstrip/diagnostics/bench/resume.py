@@ -1,0 +1,65 @@
+"""Going on with a page of results that broke off: what was measured before is not measured again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filmstrip.config.checks import require
+from filmstrip.diagnostics.bench.machine import Limits, describe_machine
+from filmstrip.diagnostics.bench.peer import Sample
+from filmstrip.diagnostics.bench.rows import Row
+from filmstrip.diagnostics.bench.run import Options, Results, Sitting
+from filmstrip.errors import ConfigError
+
+_CHANGES = ("date", "load", "threads")  # of a machine, between one sitting and the next
+_SAME = ("rounds", "threads", "quiet")
+
+
+def read_earlier(figures: Path, options: Options) -> Results:
+    """The rows that are whole in the file of figures of an earlier run.
+
+    Raises `ConfigError`, one line, where that run was another machine's or another program's, or took its samples in
+    another way: its figures cannot stand beside new ones.
+    """
+    try:
+        content = json.loads(figures.read_text(encoding="utf-8"))
+        sittings = [_sitting(sitting) for sitting in content["sittings"]]
+        rows = [_row(row) for row in content["rows"]]
+        agreement = {str(title): str(said) for title, said in content["agreement"].items()}
+        found, settings = dict(content["machine"]), {name: content[name] for name in _SAME}
+    except OSError as error:
+        raise ConfigError(f"there is nothing to resume: {figures}: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{figures} is not what `filmstrip bench --out` writes ({error})") from error
+    machine = json.loads(json.dumps(describe_machine()))
+    other = [name for name in machine if name not in _CHANGES and found.get(name) != machine[name]]
+    other += [name for name in _SAME if settings[name] != getattr(options, name)]
+    require(not other, f"{figures} was measured with another {', '.join(other)}; without --resume a run starts anew")
+    whole = [row for row in rows if not row.failed and all(row.samples.get(peer) for peer in options.peers)]
+    return Results(machine, sittings[-1].limits, options, whole, agreement, sittings=sittings)
+
+
+def _sitting(content: dict[str, Any]) -> Sitting:
+    limits = content["limits"]
+    flops = {str(name): float(rate) for name, rate in limits["flops"].items()}
+    return Sitting(str(content["date"]), Limits(float(limits["read_bytes_per_second"]), flops, float(limits["others"])))
+
+
+def _row(content: dict[str, Any]) -> Row:
+    peers = content["peers"]
+    limit = content["limit_seconds"]
+    return Row(
+        str(content["size"]),
+        str(content["dtype"]),
+        str(content["workload"]),
+        int(content["tokens"]),
+        None if limit is None else float(limit),
+        # What others did beside a sample is not kept: those that it spoilt are not there.
+        {
+            name: [Sample(float(s), 0.0, int(peer["peak_bytes"])) for s in peer["seconds"]]
+            for name, peer in peers.items()
+        },
+        {name: int(peer["dropped"]) for name, peer in peers.items()},
+        {str(name): str(why) for name, why in content["failed"].items()},
+        [str(remark) for remark in content["remarks"]],
+    )
