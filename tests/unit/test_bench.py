@@ -330,6 +330,10 @@ def test_the_page_says_what_was_measured() -> None:
     plain = as_plain(results)
     assert plain["rows"][0]["ratio"] == pytest.approx(2.5) and plain["complete"] is False
     assert plain["rows"][0]["peers"][THEIRS]["dropped"] == 2
+    why = "- prefill, M, float32: nearly all of it is the same products"
+    assert why not in page, "what was not measured was not missed"
+    results.rows.append(measured("M", "float32", "prefill", 1.0, 0.9))
+    assert why in as_markdown(results)
     results.complete = True
     assert "Not finished" not in as_markdown(results)
 

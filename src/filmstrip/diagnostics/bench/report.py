@@ -87,7 +87,7 @@ def _targets(judgements: Iterable[Judgement]) -> list[str]:
         measured = "" if judgement.ratio is None else f"{judgement.ratio:.2f}x{_range(judgement.spread)}"
         share = "" if judgement.share is None else f"{judgement.share:.0%}"
         lines.append(f"| {target.title} | {least} | {stretch} | {measured} | {share} | {judgement.verdict} |")
-        if target.note:
+        if target.note and judgement.verdict == "missed":
             notes.append(f"- {target.title}: {target.note}")
     return [*lines, *([""] if notes else []), *notes]
 
