@@ -72,7 +72,7 @@ def test_where_the_page_cannot_be_written_nothing_is_measured(tmp_path: Path) ->
 
 
 def test_what_was_measured_is_printed_when_the_run_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(_options: Options, _note: object, keep: Callable[[Results], None]) -> Results:
+    def stop(_options: Options, _note: object, keep: Callable[[Results], None], _earlier: None) -> Results:
         results = Results(describe_machine(), Limits(1e9, {"float32": 1e9}), Options(tmp_path))
         results.rows.append(Row("S", "float32", "vision"))
         keep(results)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from filmstrip.api.load import DTYPES
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.config import ModelConfig
 from filmstrip.diagnostics.bench.limits import limit_seconds, work_flops
@@ -92,7 +91,7 @@ def run_bench(
     require_directory(options.cache)
     torch.set_num_threads(options.threads)
     note("measuring what the machine can do")
-    plain = {plain_dtype(part.dtype) for part in options.plan if part.dtype in DTYPES}
+    plain = {plain_dtype(part.dtype) for part in options.plan}
     limits = measure_limits(tuple(sorted({"float32", *plain})), options.quiet)
     results = Results(describe_machine(), limits, options)
     if earlier is not None:
