@@ -27,7 +27,7 @@ test: $(VENV)/dev.stamp ## Set up and run the tests (under 10 minutes on 2 cores
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
 
 test-slow: $(VENV)/dev.stamp ## The longer checks: real LLaMA weights, torch.compile, experiments
-	$(BIN)/python -m pytest -m slow --timeout 900
+	$(BIN)/python -m pytest -m slow --timeout 900 -n 2 --dist worksteal
 
 check: format lint types layers test ## Everything that a change must pass
 
