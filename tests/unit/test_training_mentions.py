@@ -1,11 +1,13 @@
 """Labels at the tokens that name a shape, read back as words and checked against the scene."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from filmstrip.checkpoint.resolve import resolve
 from filmstrip.text.tokenizer import Tokenizer
 from filmstrip.training.batches import IGNORE
 from filmstrip.training.conversations import ConversationBatches
@@ -17,15 +19,15 @@ from filmstrip.training.mentions import (
     mention_labels,
     naming_tokens,
     scene_extremes,
+    scene_measures,
 )
-from filmstrip.training.tiny import TINY, make_tokenizer
+from filmstrip.training.tiny import TINY
 from filmstrip.world import CLIPS, COLOUR_NAMES, EVENTS, SHAPES, ask_about, sample_clip
-from tests.training import put_tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return make_tokenizer(put_tokenizer(tmp_path_factory.mktemp("mentions") / "tokenizer"), 0)
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_directory(Path(resolve("tiny")))
 
 
 def test_every_name_is_one_token(tokenizer: Tokenizer) -> None:
@@ -91,7 +93,7 @@ def test_extremes_agree_with_the_answers() -> None:
     asked = dict.fromkeys(EXTREMES, 0)
     for _ in range(600):
         scene = sample_clip(rng, "train", CLIPS)
-        told = dict(zip(EXTREMES, scene_extremes(scene), strict=True))
+        told = dict(zip(EXTREMES, scene_extremes(scene, scene_measures(scene)), strict=True))
         for question in ask_about(scene, rng, 6, ("position", "size", "events")):
             subject = {"first": "first event", "last": "last event"}.get(question.subject, question.subject)
             if subject in told and told[subject] != IGNORE:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from filmstrip.checkpoint.resolve import resolve
 from filmstrip.config import MediaKind, get_preset
 from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.inputs.processor import Processor
@@ -27,7 +28,7 @@ from filmstrip.training.language import LanguageTraining
 from filmstrip.training.parallel import Parallel
 from filmstrip.training.recipe_file import find_recipe, read_recipe
 from filmstrip.training.stages import open_stage
-from filmstrip.training.tiny import STATE_LAYER, TINY, initialise, make_tokenizer, new_tiny
+from filmstrip.training.tiny import STATE_LAYER, TINY, initialise, new_tiny
 from filmstrip.training.tokenizer import CHAT_TEMPLATE
 from filmstrip.training.tower import StillBatches
 from filmstrip.world import CLIPS, GROUPS, ask_about, sample_clip, split_rng, training_rng
@@ -35,8 +36,8 @@ from tests.training import put_tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return make_tokenizer(put_tokenizer(tmp_path_factory.mktemp("world") / "tokenizer"), seed=0)
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_directory(Path(resolve("tiny")))
 
 
 def test_labels_are_the_assistants_words(tokenizer: Tokenizer) -> None:

@@ -59,15 +59,23 @@ def atomic_directory(destination: Path, *, overwrite: bool = False, marker: str 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Give the file `path` this content in one step. Raises `CheckpointError` for whatever the system refuses."""
+    try:
+        swap_file(path, content)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def swap_file(path: Path, content: bytes) -> None:
+    """`replace_file` for callers with an error of their own: raises the system's `OSError`."""
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         partial.write_bytes(content)
         _sync(partial)
         partial.replace(path)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             partial.unlink()
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
 
 
 def require_free(destination: Path, *, overwrite: bool = False, marker: str = MARKER) -> None:

@@ -1,6 +1,6 @@
 """Named activations of a run: ours through taps (`Recorder`), any module's through forward hooks (`record_hooks`).
 
-What is recorded is the value itself, detached; nothing is changed by looking.
+What is recorded is the value itself, detached unless gradients are to pass; nothing is changed by looking.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,15 @@ Activations = dict[str, Tensor]
 
 
 class Recorder:
-    """Taps that keep every value they see, by site, and change none."""
+    """Taps that keep every value they see, by site, and change none. Losses are made of values not to `detach`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, detach: bool = True) -> None:
         self.activations: Activations = {}
+        self.detach = detach
 
     def __call__(self, site: str, value: Tensor) -> Tensor:
         """Keep `value` under `site`."""
-        self.activations[site] = value.detach()
+        self.activations[site] = value.detach() if self.detach else value
         return value
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filmstrip.api import Assistant
+from filmstrip.checkpoint.atomic import swap_file
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.write import json_bytes
 from filmstrip.errors import FilmstripError
@@ -169,9 +170,7 @@ def _earlier(output: Path, settings: dict[str, Any], questions: Sequence[AskedQu
             _require_same(known.get(question.id), question, output)
         (output / SETTINGS_FILE).write_bytes(json_bytes(settings))
         if path.is_file():
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(map(_line, rows)), encoding="utf-8", errors=_ESCAPED)
-            partial.replace(path)
+            swap_file(path, "".join(map(_line, rows)).encode(errors=_ESCAPED))
     except OSError as error:
         raise FilmstripError(f"cannot write {output}: {error.strerror or error}") from error
     return known

@@ -82,8 +82,8 @@ class ConversationBatches:
                 frames[kind].append(augment_clip(drawn, rng))
                 asked = draw_questions(scene, rng, self.questions)
                 questions += asked if len(media) == 1 else [said_of(scene, one) for one in asked[: self.questions // 2]]
-            *row, branch = self._tokens(questions, media, dialogue=rng.random() < self.dialogues)
-            rows.append((row[0], row[1]))
+            ids, answers, branch = self._tokens(questions, media, dialogue=rng.random() < self.dialogues)
+            rows.append((ids, answers))
             branches.append(branch)
         pixels = {kind: frames_to_pixels(np.stack(drawn)) for kind, drawn in frames.items()}
         input_ids, labels = pad_right(rows, self.config.pad_token_id)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from filmstrip.config import ModelConfig
 from filmstrip.models import VideoLlava
+from filmstrip.models.record import Recorder
 from filmstrip.shapes import Bool, Float, Tensor
 from filmstrip.training.batches import IGNORE, ConversationBatch, DrawnBatch
 from filmstrip.training.language import LanguageTraining, answer_loss
@@ -60,15 +61,10 @@ class ClipTraining(nn.Module):
 
     def forward(self, batch: ClipBatch, _progress: float) -> tuple[Tensor, dict[str, float]]:
         """Sum of the heads' losses, and figures for the log."""
-        recorded: dict[str, Tensor] = {}
-
-        def record(site: str, value: Tensor) -> Tensor:
-            recorded[site] = value
-            return value
-
+        recorder = Recorder(detach=False)
         tokens_BRD = self.model.encode_videos(batch.videos)
-        self.model.decode(tokens_BRD, taps=record)
-        return self.heads(recorded, batch.videos, batch.motion)
+        self.model.decode(tokens_BRD, taps=recorder)
+        return self.heads(recorder.activations, batch.videos, batch.motion)
 
 
 class WorldTraining(LanguageTraining):
@@ -84,18 +80,13 @@ class WorldTraining(LanguageTraining):
 
     def forward(self, batch: ConversationBatch, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Cross entropy of the answers' tokens, plus the heads' losses while they count; figures for the log."""
-        recorded: dict[str, Tensor] = {}
-
-        def record(site: str, value: Tensor) -> Tensor:
-            recorded[site] = value
-            return value
-
-        hidden_BTD = self.hidden(batch, record)
+        recorder = Recorder(detach=False)
+        hidden_BTD = self.hidden(batch, recorder)
         loss, figures = answer_loss(self.model, hidden_BTD, batch.labels)
         weight = self.weight * max(0.0, 1 - progress / self.until)
         if weight == 0:
             return loss, figures
-        media = self.model.config.placeholder_ids
+        media, recorded = self.model.config.placeholder_ids, recorder.activations
         if isinstance(batch.motion, MotionLabels) and batch.videos is not None:
             video = batch.input_ids.eq(media["video"])
             clips = {site: _of_rows(recorded[site], video) for site in self.heads.sites}

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filmstrip.checkpoint.atomic import swap_file
 from filmstrip.errors import FilmstripError
 from filmstrip.training.board import Board
 
@@ -33,7 +34,7 @@ class RunLog:
                 _drop_after(directory / name, step)
             rounds = [line for line in read_log(directory / LOG_FILE) if "answers" in line]
             if (directory / ANSWERS_FILE).is_file():
-                _replace(directory / ANSWERS_FILE, "".join(map(_answer_text, rounds)))
+                swap_file(directory / ANSWERS_FILE, "".join(map(_answer_text, rounds)).encode())
             # Of what comes again with every pass over the data, or at every checkpoint, one line is enough.
             self._known = {
                 (line["sample"], line["reason"])
@@ -150,10 +151,4 @@ def _drop_after(path: Path, step: int) -> None:
     """Leave the lines up to `step`; none where the run begins, which writes those of step 0 again."""
     if path.is_file():
         kept = [line for line in read_log(path) if 0 < step >= line["step"]]
-        _replace(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+        swap_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -7,6 +7,7 @@ the comparing of two, at the second that a question names, and that of all, at t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -62,7 +63,9 @@ class MentionLabels(TensorBatch):
 
 def naming_tokens(tokenizer: Tokenizer) -> dict[int, str]:
     """The tokens that are a name: of a kind of shape, of a colour, or `shape`. Names of several tokens are left out."""
-    words = {word: tokenizer.encode(f"the {word}", add_special=False).ids for word in (*SHAPES, *COLOUR_NAMES, "shape")}
+    words = {
+        word: tokenizer.encode(f"the {word}", add_special=False).ids for word in (*SHAPES, *COLOUR_NAMES, _ANY_SHAPE)
+    }
     the = len(tokenizer.encode("the", add_special=False).ids)
     return {ids[-1]: word for word, ids in words.items() if len(ids) == the + 1}
 
@@ -84,7 +87,8 @@ def _row_labels(scene: Scene, ids: np.ndarray, words: Mapping[int, str]) -> tupl
     later = np.full(len(ids), IGNORE)
     measures, differences = np.zeros((2, len(ids), NUM_MEASURES), np.float32)
     events = scene.events()
-    known = {shape: np.array(shape_measures(scene, shape)) for shape in scene.shapes}
+    measured = scene_measures(scene)
+    known = dict(zip(scene.shapes, measured, strict=True))
     answered = np.cumsum(ids < 0)
     first: tuple[int, Shape] | None = None
     for token, shape in find_mentions(ids.tolist(), scene, words):
@@ -96,7 +100,7 @@ def _row_labels(scene: Scene, ids: np.ndarray, words: Mapping[int, str]) -> tupl
             if shape in events and first[1] in events:
                 later[token] = events.index(shape) > events.index(first[1])
         first = token, shape
-    return named, facts, neighbours, measures, compared, differences, later, np.array(scene_extremes(scene))
+    return named, facts, neighbours, measures, compared, differences, later, np.array(scene_extremes(scene, measured))
 
 
 def _neighbours(events: Sequence[Shape], place: int) -> list[int]:
@@ -108,30 +112,30 @@ def _neighbours(events: Sequence[Shape], place: int) -> list[int]:
 def find_mentions(ids: Sequence[int], scene: Scene, words: Mapping[int, str]) -> list[tuple[int, Shape]]:
     """The tokens that end the name of one shape of the scene, each with that shape."""
     found = []
-    for token, before in zip(range(1, len(ids)), ids, strict=False):
-        noun, colour = words.get(ids[token]), words.get(before)
-        if noun is None or noun in COLOUR_NAMES:
-            continue
-        if colour not in COLOUR_NAMES:
-            colour = None
-        if noun == _ANY_SHAPE and colour is None:
-            continue
+    for token, (before, here) in enumerate(pairwise(ids), start=1):
+        noun, word = words.get(here), words.get(before)
+        colour = word if word in COLOUR_NAMES else None
         meant = [one for one in scene.shapes if _is_called(one, noun, colour)]
         if len(meant) == 1:
             found.append((token, meant[0]))
     return found
 
 
-def _is_called(shape: Shape, noun: str, colour: str | None) -> bool:
-    colours = [name.partition(" ")[0] for name in shape.names]
-    return noun in (shape.shape, _ANY_SHAPE) and (colour is None or colour in colours)
+def _is_called(shape: Shape, noun: str | None, colour: str | None) -> bool:
+    if colour is None:
+        return noun == shape.shape
+    return noun in (shape.shape, _ANY_SHAPE) and colour in shape.colours
 
 
-def scene_extremes(scene: Scene) -> list[int]:
-    """The class of each of `EXTREMES`."""
-    measured = np.array([shape_measures(scene, shape) for shape in scene.shapes]).reshape(-1, NUM_MEASURES)
+def scene_measures(scene: Scene) -> np.ndarray:
+    """The measures (shapes, 3) of all shapes."""
+    return np.array([shape_measures(scene, shape) for shape in scene.shapes]).reshape(-1, NUM_MEASURES)
+
+
+def scene_extremes(scene: Scene, measures: np.ndarray) -> list[int]:
+    """The class of each of `EXTREMES`; `measures` are `scene_measures`."""
     told = []
-    for column in measured.T:
+    for column in measures.T:
         told += [_first(scene.shapes, column), _first(scene.shapes, -column)]
     events = scene.events()
     told += [_colour(scene.shapes, shape) for shape in (events[0], events[-1])] if len(events) > 1 else [IGNORE, IGNORE]

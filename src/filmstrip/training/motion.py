@@ -155,13 +155,13 @@ def _colour_labels(scene: Scene) -> tuple[np.ndarray, ...]:
                     moves[frame, colour] = True
                     state[frame, colour] = _direction(moved)
             else:
-                for name in shape.names:
-                    gone = COLOUR_NAMES.index(name.split()[0])
+                for name in shape.colours:
+                    gone = COLOUR_NAMES.index(name)
                     if (state[:frame, gone] > GONE).any():
                         state[frame, gone] = GONE
         if shape.recolour is not None:
             state[shape.recolour.frame : shape.end_frame, COLOUR_NAMES.index(shape.colour)] = GONE
-    names = sorted(name.split()[0] for shape in scene.shapes for name in shape.names)
+    names = sorted(name for shape in scene.shapes for name in shape.colours)
     for first, second in pairwise(names):
         if first == second:
             shared = COLOUR_NAMES.index(first)
@@ -176,12 +176,13 @@ def _summary(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     colours = [COLOUR_NAMES.index(shape.colour) for shape in scene.shapes]
     kinds = [SHAPES.index(shape.shape) for shape in scene.shapes]
     for shape, colour, kind in zip(scene.shapes, colours, kinds, strict=True):
+        told, measured = shape_facts(shape), shape_measures(scene, shape)
         for name, partner, count in (
             (colour, kind, colours.count(colour)),
             (NUM_COLOURS + kind, colour, kinds.count(kind)),
         ):
             if count == 1:
-                facts[name], measures[name] = (partner, *shape_facts(shape)), shape_measures(scene, shape)
+                facts[name], measures[name] = (partner, *told), measured
     return facts, measures
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from filmstrip.checkpoint.atomic import swap_file
 from filmstrip.config import MediaKind
 from filmstrip.config.checks import require, require_choice
 from filmstrip.errors import ConfigError
@@ -195,9 +196,7 @@ def _draw(path: Path, scene: Scene, size: int, photos: list[np.ndarray]) -> None
 
 
 def _write(path: Path, content: Any) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    swap_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _conversation(kind: MediaKind, questions: list[Question]) -> list[dict[str, str]]:

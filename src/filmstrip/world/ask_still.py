@@ -43,7 +43,7 @@ def colour(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 def shape(scene: Scene, rng: np.random.Generator) -> Question | None:
     """Of the one shape that has this colour at any time."""
-    colours = [name.partition(" ")[0] for one in scene.shapes for name in one.names]
+    colours = [colour for one in scene.shapes for colour in one.colours]
     chosen = pick_shape(rng, [one for one in scene.shapes if colours.count(one.colour) == 1 and one.recolour is None])
     if chosen is None:
         return None
@@ -58,7 +58,7 @@ def presence(scene: Scene, rng: np.random.Generator) -> Question | None:
     names = {name for one in scene.shapes for name in one.names}
     subject = pick(rng, sorted(names))
     if kind >= 0.5:
-        colours = sorted({name.partition(" ")[0] for name in names}) if kind < 0.9 else COLOUR_NAMES
+        colours = sorted({colour for one in scene.shapes for colour in one.colours}) if kind < 0.9 else COLOUR_NAMES
         kinds = sorted({one.shape for one in scene.shapes}) if kind < 0.8 or kind >= 0.9 else SHAPES
         wrong = [name for name in (f"{colour} {one}" for colour in colours for one in kinds) if name not in names]
         wrong = wrong or [name for name in (f"{colour} {kinds[0]}" for colour in COLOUR_NAMES) if name not in names]

@@ -63,7 +63,7 @@ def short_names(scene: Scene, shape: Shape) -> list[str]:
     names = []
     if [one.shape for one in scene.shapes].count(shape.shape) == 1:
         names.append(shape.shape)
-    colours = [colour_and_shape.partition(" ")[0] for one in scene.shapes for colour_and_shape in one.names]
+    colours = [colour for one in scene.shapes for colour in one.colours]
     if shape.recolour is None and colours.count(shape.colour) == 1:
         names.append(f"{shape.colour} shape")
     return names

@@ -83,7 +83,12 @@ class Shape:
     @property
     def names(self) -> tuple[str, ...]:
         """Every name it goes by in the course of the clip."""
-        return (self.name,) if self.recolour is None else (self.name, f"{self.recolour.colour} {self.shape}")
+        return tuple(f"{colour} {self.shape}" for colour in self.colours)
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """The name of every colour it has in the course of the clip."""
+        return (self.colour,) if self.recolour is None else (self.colour, self.recolour.colour)
 
     @property
     def known_as(self) -> str:

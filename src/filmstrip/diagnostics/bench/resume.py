@@ -31,12 +31,13 @@ def read_earlier(figures: Path, options: Options) -> Results:
         raise ConfigError(f"there is nothing to resume: {figures}: {error.strerror or error}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{figures} is not what `filmstrip bench --out` writes ({error})") from error
-    machine = json.loads(json.dumps(describe_machine()))
+    machine = describe_machine()
     other = [name for name in machine if name not in _CHANGES and found.get(name) != machine[name]]
     other += [name for name in _SAME if settings[name] != getattr(options, name)]
     require(not other, f"{figures} was measured with another {', '.join(other)}; without --resume a run starts anew")
     whole = [row for row in rows if not row.failed and all(row.samples.get(peer) for peer in options.peers)]
-    return Results(machine, sittings[-1].limits, options, whole, agreement, sittings=sittings)
+    *before, last = sittings
+    return Results(found | {"date": last.date}, last.limits, options, whole, agreement, before=before)
 
 
 def _sitting(content: dict[str, Any]) -> Sitting:

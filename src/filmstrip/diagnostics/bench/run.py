@@ -56,8 +56,8 @@ class Sitting:
 @dataclass
 class Results:
     """Everything that was measured. `agreement` says for every model whether the peers chose the same tokens, `skipped`
-    why a model was not run; `complete` is false as long as something is still to come. `limits` are those of the last
-    of the `sittings`."""
+    why a model was not run; `complete` is false as long as something is still to come. `before` are the sittings
+    before this one, whose date and limits the `machine` and `limits` tell."""
 
     machine: dict[str, object]
     limits: Limits
@@ -66,10 +66,12 @@ class Results:
     agreement: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     complete: bool = False
-    sittings: list[Sitting] = field(default_factory=list)
+    before: list[Sitting] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.sittings = self.sittings or [Sitting(str(self.machine["date"]), self.limits)]
+    @property
+    def sittings(self) -> list[Sitting]:
+        """All of them, in order."""
+        return [*self.before, Sitting(str(self.machine["date"]), self.limits)]
 
     def has(self, size: str, dtype: str, workload: str) -> bool:
         """Whether there is a row of a workload (by the name that rows have)."""
@@ -96,7 +98,7 @@ def run_bench(
     results = Results(describe_machine(), limits, options)
     if earlier is not None:
         results.rows, results.agreement = [*earlier.rows], {**earlier.agreement}
-        results.sittings = [*earlier.sittings, *results.sittings]
+        results.before = earlier.sittings
     keep(results)
     plan = [part if earlier is None else _what_is_left(part, earlier) for part in options.plan]
     if options.startup:
