@@ -39,6 +39,7 @@ def test_workloads_of_the_embedded_model(workloads: str, tmp_path: Path) -> None
         assert rows[FIRST_ANSWER]["remarks"][1].startswith("both answered")
 
 
+@pytest.mark.slow
 def test_quantised_weights_beside_those_that_they_were_made_from(tmp_path: Path) -> None:
     what = ("--sizes", "S", "--dtypes", "float32,int8", "--workloads", "decode-64,decode-64x8")
     content = succeed("bench", tmp_path, *what, *QUICK, "--json").json

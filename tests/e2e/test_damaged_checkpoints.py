@@ -505,7 +505,13 @@ def test_damage_to_a_pickled_checkpoint(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "corpus",
-    [truncations, lengths, entries, syntax, whole_files, configs, companions],
+    [
+        lengths,
+        syntax,
+        whole_files,
+        configs,
+        *(pytest.param(corpus, marks=pytest.mark.slow) for corpus in (truncations, companions, entries)),
+    ],
     ids=lambda corpus: corpus.__name__,
 )
 def test_damage_to_a_checkpoint_in_one_file(whole: Path, tmp_path: Path, corpus: Callable[[Path], Any]) -> None:

@@ -69,6 +69,7 @@ def test_python(name: str, code: str, folder: Path, monkeypatch: pytest.MonkeyPa
     exec(compile(code, name, "exec"), {})
 
 
+@pytest.mark.slow
 def test_the_evaluation_script(tmp_path: Path) -> None:
     """What `make evaluate` runs, on three clips: tables for videos, images and footage."""
     script = [sys.executable, str(ROOT / "scripts" / "evaluate_tiny.py"), "--clips", "3", "--out", "figures.json"]

@@ -16,6 +16,7 @@ from filmstrip.api.reuse import MEMORY_BYTES, memory_limit
 from filmstrip.cache import ContentStore
 from filmstrip.config import ModelConfig
 from filmstrip.generation import VideoLlavaForGeneration, step
+from filmstrip.kernels import find_kernels
 from filmstrip.media.clip import Clip
 from filmstrip.models.weightless import weightless
 from filmstrip.shapes import Tensor
@@ -105,6 +106,25 @@ def test_on_disk_it_outlives_the_process(checkpoint: Path, tmp_path: Path) -> No
         again.ask(clip(), "how many squares", max_new_tokens=4)
     assert first.prefix_reused == 0 and second.prefix_reused == media_end(second)
     assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize(("dtype", "is_found"), [("float32", True), ("bfloat16", False)])
+def test_kernels_matter_where_they_read_prompts(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, is_found: bool
+) -> None:
+    """The first run goes without them, since they are being compiled; the second has them."""
+    if find_kernels()[0] is None:
+        pytest.skip("no compiler")
+    seen: list[Answer] = []
+    with first_logits() as logits:
+        for mode in ("off", "wait"):
+            monkeypatch.setenv("FILMSTRIP_KERNELS", mode)
+            assistant = load(checkpoint, device="cpu", quiet=True, cache=tmp_path, dtype=dtype, compute="float32")
+            seen.append(assistant.ask(clip(), "how many squares", max_new_tokens=3))
+        assistant.store = None
+        assistant.ask(clip(), "how many squares", max_new_tokens=3)
+    assert [answer.prefix_reused > 0 for answer in seen] == [False, is_found]
+    assert torch.equal(*logits[1:])
 
 
 @pytest.mark.parametrize("difference", ["weights", "pixels", "order of media", "words before", "dtype", "attention"])

@@ -125,6 +125,7 @@ def test_killed_again_and_again_while_dropout_draws(tmp_path: Path) -> None:
         assert (output / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_from_outside_at_any_moment(recipe: Path, whole: Path) -> None:
     """First anywhere in the run, then while a checkpoint is being written: other moments in every call of the test."""
     seed = random.SystemRandom().randrange(2**32)
@@ -147,6 +148,7 @@ def test_killed_from_outside_at_any_moment(recipe: Path, whole: Path) -> None:
     assert not list(checkpoints.glob(".*")), f"seed {seed}"
 
 
+@pytest.mark.slow
 def test_asked_to_stop(recipe: Path, whole: Path) -> None:
     """SIGTERM ends the run after the step under way with a checkpoint of that very step."""
     output = recipe.parent / "asked"
@@ -158,6 +160,7 @@ def test_asked_to_stop(recipe: Path, whole: Path) -> None:
     assert losses(output) == losses(whole)
 
 
+@pytest.mark.slow
 def test_all_processes_asked_to_stop(recipe: Path, whole: Path) -> None:
     """As job systems do it: data workers are told, too, and the step under way still gets its samples."""
     output = recipe.parent / "group"
@@ -169,6 +172,7 @@ def test_all_processes_asked_to_stop(recipe: Path, whole: Path) -> None:
     assert losses(output) == losses(whole)
 
 
+@pytest.mark.slow
 def test_a_data_worker_that_dies(recipe: Path, whole: Path) -> None:
     """One line that names it, and a checkpoint of the last step there were samples for."""
     output = recipe.parent / "worker"
@@ -184,7 +188,10 @@ def test_a_data_worker_that_dies(recipe: Path, whole: Path) -> None:
     assert losses(output) == losses(whole)
 
 
-@pytest.mark.parametrize(("limit", "what"), [(4096, "only/checkpoints"), (300, "cannot write the log in")])
+@pytest.mark.parametrize(
+    ("limit", "what"),
+    [(4096, "only/checkpoints"), pytest.param(300, "cannot write the log in", marks=pytest.mark.slow)],
+)
 def test_a_disk_that_fills_up(recipe: Path, whole: Path, limit: int, what: str) -> None:
     """The system refuses to write: one line, with the last good checkpoint, from which the run goes on later."""
     output = recipe.parent / f"full-{limit}"

@@ -22,7 +22,7 @@ from filmstrip.diagnostics.bench.machine import Limits, OtherWork
 from filmstrip.diagnostics.bench.ours import Ours
 from filmstrip.diagnostics.bench.page_cache import cached_share, evict
 from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample
-from filmstrip.diagnostics.bench.plain import as_plain
+from filmstrip.diagnostics.bench.plain import as_plain, read_earlier
 from filmstrip.diagnostics.bench.plan import (
     LARGE,
     PEERS,
@@ -34,7 +34,6 @@ from filmstrip.diagnostics.bench.plan import (
     weights_bytes,
 )
 from filmstrip.diagnostics.bench.report import as_markdown
-from filmstrip.diagnostics.bench.resume import read_earlier
 from filmstrip.diagnostics.bench.rows import Row, take_in_turn
 from filmstrip.diagnostics.bench.run import Options, Results, run_bench
 from filmstrip.diagnostics.bench.sizes import SIZES, checkpoint_for, model_bytes, text_bytes

@@ -156,6 +156,7 @@ def test_the_published_model_needs_what_the_reference_sheet_says() -> None:
     assert estimate(PUBLISHED, Workload(dtype="float32")).phase("load").total == 29_465_116_672
 
 
+@pytest.mark.slow
 def test_the_7b_on_meta_allocates_what_was_estimated() -> None:
     """The real modules at full size, run without values: every allocation is counted, none is made."""
     workload = Workload(prompt_tokens=18, new_tokens=100, device="cpu")

@@ -1,6 +1,7 @@
 """Labels at the tokens that name a shape, read back as words and checked against the scene."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,19 @@ from filmstrip.training.mentions import (
     EXTREMES,
     FACTS,
     MentionLabels,
-    find_mentions,
+    find_names,
     mention_labels,
     naming_tokens,
     scene_extremes,
     scene_measures,
 )
 from filmstrip.training.tiny import TINY
-from filmstrip.world import CLIPS, COLOUR_NAMES, EVENTS, SHAPES, ask_about, sample_clip
+from filmstrip.world import CLIPS, COLOUR_NAMES, EVENTS, SHAPES, Scene, Shape, ask_about, sample_clip
+
+
+def mentions(ids: list[int], scene: Scene, words: Mapping[int, str]) -> list[tuple[int, Shape]]:
+    """The names that one shape has."""
+    return [(token, meant[0]) for token, meant in find_names(ids, scene, words) if len(meant) == 1]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def test_names_in_questions_are_found(tokenizer: Tokenizer) -> None:
         scene = sample_clip(rng, "train", CLIPS)
         for question in ask_about(scene, rng, 8):
             ids = tokenizer.encode(question.text, add_special=False).ids
-            found = find_mentions(ids, scene, words)
+            found = mentions(ids, scene, words)
             expected = []
             for colour, noun in pattern.findall(question.text):
                 if noun == "shape" and not colour:
@@ -67,7 +73,7 @@ def test_labels_are_the_truth_of_the_scene(tokenizer: Tokenizer) -> None:
         text = "".join(f" the {shape.shape}" for shape in scene.shapes)
         ids = torch.tensor([tokenizer.encode(text, add_special=False).ids])
         labels = mention_labels([scene], ids, torch.full_like(ids, IGNORE), words)
-        for token, shape in find_mentions(ids[0].tolist(), scene, words):
+        for token, shape in mentions(ids[0].tolist(), scene, words):
             told = dict(zip(FACTS, labels.facts[0, token].tolist(), strict=True))
             assert labels.named[0, token] == 1
             assert told["event"] == (0 if shape.event is None else 1 + EVENTS.index(shape.event.kind))
@@ -85,6 +91,19 @@ def test_labels_are_the_truth_of_the_scene(tokenizer: Tokenizer) -> None:
             else:
                 assert (labels.neighbours[0, token] == IGNORE).all()
         assert (labels.facts[labels.named == 0] == IGNORE).all()
+
+
+def test_whether_it_is_there_is_what_presence_asks_for(tokenizer: Tokenizer) -> None:
+    rng, words = np.random.default_rng(4), naming_tokens(tokenizer)
+    said = {"yes": 0, "no": 0}
+    for _ in range(200):
+        scene = sample_clip(rng, "train", CLIPS)
+        for question in ask_about(scene, rng, 2, ("presence",)):
+            ids = torch.tensor([tokenizer.encode(question.text, add_special=False).ids])
+            there = mention_labels([scene], ids, torch.full_like(ids, IGNORE), words).there
+            assert there[there != IGNORE].tolist() == [question.answer == "yes"], question.text
+            said[question.answer] += 1
+    assert min(said.values()) > 50, said
 
 
 def test_extremes_agree_with_the_answers() -> None:
@@ -139,7 +158,7 @@ def test_two_that_a_question_names_are_compared(tokenizer: Tokenizer) -> None:
             spoken = torch.full_like(ids, IGNORE)
             spoken[0, len(asked) : -len(asked)] = torch.tensor(answer)
             labels = mention_labels([scene], ids, spoken, words)
-            names = find_mentions(asked, scene, words)
+            names = mentions(asked, scene, words)
             assert labels.compared.sum() == 2 * max(0, len(names) - 1)
             if len(names) != 2:
                 continue

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from filmstrip.world import CLIPS, COLOUR_NAMES, ask_about, sample_clip, split_rng
 from filmstrip.world.tracks import scene_tracks
@@ -82,6 +83,7 @@ def state_counts(scene):
     return tuple(sorted(zip(*(sides[kind] for kind in kinds), strict=True)))
 
 
+@pytest.mark.slow
 def test_events():
     """All frames of the clip as a sorted list of states leave open which event comes first."""
     cases = []
@@ -96,6 +98,7 @@ def test_events():
     assert len(cases) > 1000 and accuracy < bound
 
 
+@pytest.mark.slow
 def test_arrivals_and_departures():
     """How long a shape is there, and how many others with it, leave open whether it is the first or the last."""
     for family in ("order", "departure"):
@@ -111,6 +114,7 @@ def test_arrivals_and_departures():
         assert len(cases) > 1200 and accuracy < bound, family
 
 
+@pytest.mark.slow
 def test_pans_zooms_and_cuts():
     """Where windows lie, how large they are, how many frames a shot has and over which photograph."""
     cases = []
@@ -151,6 +155,7 @@ def bouncing(seed, count):
     return np.array(places), np.array(bounces)
 
 
+@pytest.mark.slow
 def test_bounces():
     """The nearest neighbour by sorted places has another number of bounces as often as any clip has."""
     known, labels = bouncing(8, 1000)

@@ -24,6 +24,7 @@ from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.generation.step import OnChunk
 from filmstrip.inputs.processor import Prompt
 from filmstrip.kernels import find_kernels
+from filmstrip.models.wide import is_stored
 from filmstrip.shapes import Float, Int, Tensor
 
 MEMORY_BYTES = 2 * 2**30  # or one clip of the trained length, where that is more (`memory_limit`)
@@ -70,7 +71,8 @@ class PromptReader:
         self.model, self.store = model, store
         self.device, self.dtype = model.text_tower.token_embedding.weight.device, model.text_tower.compute_dtype
         backends = [tower.backend for tower in (model.image_tower, model.video_tower, model.text_tower)]
-        paths = [model.compiled, self.device.type == "cpu" and find_kernels()[0] is not None]  # they round differently
+        # Reading a prompt, few rows times stored weights is all that the kernels do, and they round differently.
+        has_kernels = self.device.type == "cpu" and is_stored(model) and find_kernels()[0] is not None
         made_by = [
             origin.weights_hash,
             origin.weights_files,
@@ -82,7 +84,8 @@ class PromptReader:
             str(model.kv_dtype),
             self.device.type,
             backends,
-            *paths,
+            model.compiled,
+            has_kernels,
         ]
         self._made_by = json.dumps([*made_by, recorded_versions()], sort_keys=True)
 

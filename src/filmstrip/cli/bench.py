@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from filmstrip.diagnostics.bench.run import Options, Results
 
 _WHAT, _HOW = "What is timed", "How"
-_START_UP, _FIGURES = "start-up", ".json"
+_FIGURES = ".json"
 
 
 def bench(
@@ -121,7 +121,7 @@ def bench(
 
 def _run(settings: "Options", out: Path | None, as_json: bool, *, resume: bool) -> "Results":
     """Measure. When the run breaks off, what there is until then is in the file, or else printed."""
-    from filmstrip.diagnostics.bench.resume import read_earlier
+    from filmstrip.diagnostics.bench.plain import read_earlier
     from filmstrip.diagnostics.bench.run import run_bench
 
     earlier = read_earlier(out.with_suffix(_FIGURES), settings) if out is not None and resume else None
@@ -151,15 +151,15 @@ def _print(results: "Results", as_json: bool) -> None:
 def _plan(sizes: str | None, dtypes: str | None, workloads: str | None) -> tuple[tuple["Part", ...], bool]:
     """The models with their workloads, and whether commands are timed from their start."""
     from filmstrip.config.checks import require_choice
-    from filmstrip.diagnostics.bench.plan import plan_product
+    from filmstrip.diagnostics.bench.plan import START_UP, plan_product
     from filmstrip.diagnostics.bench.workloads import WORKLOADS
 
     names = None if workloads is None else _names(workloads)
     for name in names or ():
-        require_choice("workload", name, (_START_UP, *WORKLOADS))
-    chosen = None if names is None else tuple(name for name in names if name != _START_UP)
+        require_choice("workload", name, (START_UP, *WORKLOADS))
+    chosen = None if names is None else tuple(name for name in names if name != START_UP)
     plan = plan_product(_names(sizes or "tiny,S"), _names(dtypes or "float32"), chosen)
-    return (() if chosen == () else plan), names is None or _START_UP in names
+    return (() if chosen == () else plan), names is None or START_UP in names
 
 
 def _require_writable(out: Path) -> None:

@@ -111,6 +111,11 @@ def quantisable_layers(
     return found
 
 
+def is_stored(model: nn.Module) -> bool:
+    """Whether a model has layers whose weights are stored in fewer bits than they work in."""
+    return any(isinstance(module, StoredLinear) for module in model.modules())
+
+
 def is_quantised(model: nn.Module) -> bool:
     """Whether a model has layers whose weights are whole numbers."""
     return any(isinstance(module, StoredLinear) and module.scales is not None for module in model.modules())

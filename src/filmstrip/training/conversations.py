@@ -147,10 +147,10 @@ def draw_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Q
     """Up to `count` questions, at least a third of them about what stands still in any frame, in random order.
 
     The others are about what takes several frames to see, as far as there is so much to ask: it is harder to learn. Of
-    those about a single frame half compare two shapes, which is harder than to look one up.
+    those about a single frame a third compare two shapes, which is harder than to look one up.
     """
     asked = ask_about(scene, rng, count - count // 3, OVER_TIME)
-    asked += ask_about(scene, rng, (count - len(asked) + 1) // 2, _COMPARING)
+    asked += ask_about(scene, rng, -(-(count - len(asked)) // 3), _COMPARING)
     asked += ask_about(scene, rng, count - len(asked), _LOOKING)
     described = ask_about(scene, rng, 1, GROUPS["describe"])
     return separate_description([asked[i] for i in rng.permutation(len(asked))] + described, rng)

@@ -32,6 +32,10 @@ from filmstrip.training.motion import (
 )
 from filmstrip.world import CAMERA_MOVES, TICKS
 
+# In a run in which these counted in full they were several times the other losses at first: comparing was learnt, and
+# what the camera does and whether something is there, which had been learnt without them, was not.
+_MENTIONS = 0.3
+
 
 @dataclass(frozen=True)
 class ClipBatch(DrawnBatch):
@@ -105,12 +109,12 @@ def _of_rows(x_BTD: Tensor, where_BT: Tensor) -> Tensor:
 
 
 class MentionHeads(nn.Module):
-    """Linear readings of the tokens that name a shape, and their losses against `MentionLabels`.
+    """Linear readings of the tokens that end a name of a shape, and their losses against `MentionLabels`.
 
-    Hidden state `layer` must tell there how large the shape is and where. The state after it tells what happens to it,
-    which clips' own tokens tell at `layer` only, and how it differs from the shape that was named before it; the state
-    after that, in what order things happen, and at the last visual token which shape is the leftmost, the biggest, and
-    so on.
+    Hidden state `layer` must tell there how large the shape is and where. The state after it tells whether there is
+    such a shape, what happens to it, which clips' own tokens tell at `layer` only, and how it differs from the shape
+    that was named before it; the state after that, in what order things happen, and at the last visual token which
+    shape is the leftmost, the biggest, and so on.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -120,6 +124,7 @@ class MentionHeads(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.sites)
         self.whole_norm = nn.LayerNorm(width)
         self.measures = nn.Linear(width, NUM_MEASURES)
+        self.there = nn.Linear(width, 2)
         self.facts = nn.ModuleDict({name: nn.Linear(width, size) for name, size in FACTS.items()})
         self.differences = nn.Linear(width, NUM_MEASURES)
         self.neighbours = nn.Linear(width, len(NEIGHBOURS) * NUM_NEIGHBOURS)
@@ -136,6 +141,8 @@ class MentionHeads(nn.Module):
         )
         facts, second = labels.facts[named], compared[named]
         told = torch.stack([_cross_entropy(head(telling), facts[:, i]) for i, head in enumerate(self.facts.values())])
+        ends = labels.there != IGNORE
+        there = self.there(self.norms[1](recorded[self.sites[1]][ends]))
         neighbours = self.neighbours(ordering).unflatten(-1, (len(NEIGHBOURS), NUM_NEIGHBOURS))
         later = self.later(ordering)
         last_BD = _of_rows(recorded[self.sites[-1]], visual)[:, -1]
@@ -143,6 +150,7 @@ class MentionHeads(nn.Module):
         # Up to ten units: a linear reading would take long to grow such weights.
         measures, differences = 10 * self.measures(measuring), 10 * self.differences(telling)
         losses = {
+            "there": _cross_entropy(there, labels.there[ends]),
             "named_measures": mean_l1(measures, labels.measures[named], torch.ones_like(second)),
             "named_facts": told.mean(),
             "neighbours": _cross_entropy(neighbours, labels.neighbours[named]),
@@ -152,8 +160,9 @@ class MentionHeads(nn.Module):
         }
         figures = {name: loss.item() for name, loss in losses.items()}
         figures["extremes_right"] = _right(extremes, labels.extremes, labels.extremes != IGNORE)
+        figures["there_right"] = _right(there, labels.there[ends], labels.there[ends] != IGNORE)
         figures["later_right"] = _right(later, labels.later[named], labels.later[named] != IGNORE)
-        return torch.stack(list(losses.values())).sum(), figures
+        return _MENTIONS * torch.stack(list(losses.values())).sum(), figures
 
 
 class MotionHeads(nn.Module):

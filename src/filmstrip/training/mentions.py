@@ -1,4 +1,4 @@
-"""Which tokens of a question name a shape, and what is true of that shape.
+"""Which tokens of a question name a shape, whether it is there, and what is true of it.
 
 To compare two things is to look both up first. An answer of a word teaches both at once, and hardly begins: looking up
 one shape's place alone makes no answer more likely. These labels teach the looking up, at the tokens that name a shape,
@@ -40,8 +40,10 @@ _ANY_SHAPE = "shape"  # as in `the red shape`
 
 @dataclass(frozen=True)
 class MentionLabels(TensorBatch):
-    """Labels of B rows of T tokens, for the tokens that name a shape (`named`) and for whole rows.
+    """Labels of B rows of T tokens, for the tokens that end a name and for whole rows.
 
+    `there` says whether anything is called so (IGNORE where no name ends); the others are of names that one shape has
+    (`named`).
     `facts` are the shape's classes of `FACTS`, `neighbours` of `NEIGHBOURS` (IGNORE where nothing happens to it), and
     `measures` its size and the x and y of the middle of its way, in tenths of the frame's edge. A question that names
     two shapes compares them: at the second (`compared`) `differences` are its measures less those of the first, and
@@ -51,6 +53,7 @@ class MentionLabels(TensorBatch):
     clear one).
     """
 
+    there: Int[Tensor, "B T"]
     named: Int[Tensor, "B T"]
     facts: Int[Tensor, "B T facts"]
     neighbours: Int[Tensor, "B T 2"]
@@ -84,14 +87,18 @@ def _row_labels(scene: Scene, ids: np.ndarray, words: Mapping[int, str]) -> tupl
     named, compared = np.zeros((2, len(ids)), int)
     facts = np.full((len(ids), len(FACTS)), IGNORE)
     neighbours = np.full((len(ids), len(NEIGHBOURS)), IGNORE)
-    later = np.full(len(ids), IGNORE)
+    there, later = np.full((2, len(ids)), IGNORE)
     measures, differences = np.zeros((2, len(ids), NUM_MEASURES), np.float32)
     events = scene.events()
     measured = scene_measures(scene)
     known = dict(zip(scene.shapes, measured, strict=True))
     answered = np.cumsum(ids < 0)
     first: tuple[int, Shape] | None = None
-    for token, shape in find_mentions(ids.tolist(), scene, words):
+    for token, meant in find_names(ids.tolist(), scene, words):
+        there[token] = len(meant) > 0
+        if len(meant) != 1:
+            continue
+        shape = meant[0]
         named[token], facts[token], measures[token] = 1, shape_facts(shape), known[shape]
         if shape in events:
             neighbours[token] = _neighbours(events, events.index(shape))
@@ -100,7 +107,8 @@ def _row_labels(scene: Scene, ids: np.ndarray, words: Mapping[int, str]) -> tupl
             if shape in events and first[1] in events:
                 later[token] = events.index(shape) > events.index(first[1])
         first = token, shape
-    return named, facts, neighbours, measures, compared, differences, later, np.array(scene_extremes(scene, measured))
+    extremes = np.array(scene_extremes(scene, measured))
+    return there, named, facts, neighbours, measures, compared, differences, later, extremes
 
 
 def _neighbours(events: Sequence[Shape], place: int) -> list[int]:
@@ -109,15 +117,14 @@ def _neighbours(events: Sequence[Shape], place: int) -> list[int]:
     return [kinds[place], kinds[place + 2]]
 
 
-def find_mentions(ids: Sequence[int], scene: Scene, words: Mapping[int, str]) -> list[tuple[int, Shape]]:
-    """The tokens that end the name of one shape of the scene, each with that shape."""
+def find_names(ids: Sequence[int], scene: Scene, words: Mapping[int, str]) -> list[tuple[int, list[Shape]]]:
+    """The tokens that end a name, each with the shapes of the scene that are called so: none, one or several."""
     found = []
     for token, (before, here) in enumerate(pairwise(ids), start=1):
         noun, word = words.get(here), words.get(before)
         colour = word if word in COLOUR_NAMES else None
-        meant = [one for one in scene.shapes if _is_called(one, noun, colour)]
-        if len(meant) == 1:
-            found.append((token, meant[0]))
+        if noun in SHAPES or (noun == _ANY_SHAPE and colour is not None):
+            found.append((token, [one for one in scene.shapes if _is_called(one, noun, colour)]))
     return found
 
 

@@ -12,6 +12,7 @@ from filmstrip.diagnostics.bench.workloads import STEPS, WORKLOADS, Workload
 from filmstrip.diagnostics.params import PRECISION_BYTES
 
 PEERS = (OURS, THEIRS)
+START_UP = "start-up"  # the workload that is no model's: commands, timed from their start
 _TRAINED_IN = "float32"
 _TRAINING_COPIES = 4  # weights, gradients and the optimizer's two averages
 _USABLE = 0.9  # of the memory that is free

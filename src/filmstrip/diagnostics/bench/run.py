@@ -15,7 +15,7 @@ from filmstrip.diagnostics.bench.limits import limit_seconds, work_flops
 from filmstrip.diagnostics.bench.machine import Limits, describe_machine, measure_limits
 from filmstrip.diagnostics.bench.page_cache import evict
 from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample
-from filmstrip.diagnostics.bench.plan import PEERS, Part, choose_peers, plan_product, shortage
+from filmstrip.diagnostics.bench.plan import PEERS, START_UP, Part, choose_peers, plan_product, shortage
 from filmstrip.diagnostics.bench.rows import Row, take_in_turn
 from filmstrip.diagnostics.bench.sizes import checkpoint_for, plain_dtype, require_directory
 from filmstrip.diagnostics.bench.startup import Start, startup_commands, time_command
@@ -26,7 +26,6 @@ from filmstrip.kernels import find_kernels
 
 _GREEDY = 8  # tokens that the peers must agree on
 _PATIENCE = 600.0  # seconds that a prompt may take for it
-START_UP = "start-up"  # what `skipped` calls the commands
 Note = Callable[[str], None]
 
 
@@ -84,7 +83,7 @@ def run_bench(
     keep: Callable[[Results], None] = lambda results: None,
     earlier: Results | None = None,
 ) -> Results:
-    """Measure limits, then every model and workload, but for what `earlier` has already (`resume.read_earlier`). `note`
+    """Measure limits, then every model and workload, but for what `earlier` has already (`plain.read_earlier`). `note`
     hears what is being done, `keep` gets the results so far after every row.
 
     A peer that cannot do something (not installed, out of memory) is noted in its row, a model that cannot be had in
