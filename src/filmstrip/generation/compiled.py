@@ -13,7 +13,7 @@ from filmstrip.cache import KVCache
 from filmstrip.models import VideoLlava
 from filmstrip.models.decoder import Decoder
 from filmstrip.models.record import has_hooks
-from filmstrip.models.wide import StoredLinear
+from filmstrip.models.wide import is_stored
 from filmstrip.ops.masks import AttentionMask, token_positions
 from filmstrip.shapes import Bool, Float, Int, Tensor
 
@@ -75,8 +75,7 @@ def compiled_decoding(model: VideoLlava, cache: KVCache) -> CompiledDecoding | N
     sizes are compiled already that the compiler would give up.
     """
     decoder = model.text_tower
-    unpacked = any(isinstance(module, StoredLinear) for module in decoder.modules())
-    if unpacked or has_hooks(decoder):
+    if is_stored(decoder) or has_hooks(decoder):
         return None
     sizes: set[tuple[int, int]] = vars(decoder).setdefault("compiled_sizes", set())  # it lives as long as the model
     size = (cache.keys.shape[1], _rounded(cache.capacity))

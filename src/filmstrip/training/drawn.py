@@ -32,8 +32,8 @@ from filmstrip.training.motion import (
 )
 from filmstrip.world import CAMERA_MOVES, TICKS
 
-# In a run in which these counted in full they were several times the other losses at first: comparing was learnt, and
-# what the camera does and whether something is there, which had been learnt without them, was not.
+# In a run in which these counted in full they were soon four times the answers' loss: comparing was learnt, and what
+# the camera does and whether something is there, which had been learnt without them, was not.
 _MENTIONS = 0.3
 
 
@@ -142,7 +142,7 @@ class MentionHeads(nn.Module):
         facts, second = labels.facts[named], compared[named]
         told = torch.stack([_cross_entropy(head(telling), facts[:, i]) for i, head in enumerate(self.facts.values())])
         ends = labels.there != IGNORE
-        there = self.there(self.norms[1](recorded[self.sites[1]][ends]))
+        there, is_there = self.there(self.norms[1](recorded[self.sites[1]][ends])), labels.there[ends]
         neighbours = self.neighbours(ordering).unflatten(-1, (len(NEIGHBOURS), NUM_NEIGHBOURS))
         later = self.later(ordering)
         last_BD = _of_rows(recorded[self.sites[-1]], visual)[:, -1]
@@ -150,7 +150,7 @@ class MentionHeads(nn.Module):
         # Up to ten units: a linear reading would take long to grow such weights.
         measures, differences = 10 * self.measures(measuring), 10 * self.differences(telling)
         losses = {
-            "there": _cross_entropy(there, labels.there[ends]),
+            "there": _cross_entropy(there, is_there),
             "named_measures": mean_l1(measures, labels.measures[named], torch.ones_like(second)),
             "named_facts": told.mean(),
             "neighbours": _cross_entropy(neighbours, labels.neighbours[named]),
@@ -160,7 +160,7 @@ class MentionHeads(nn.Module):
         }
         figures = {name: loss.item() for name, loss in losses.items()}
         figures["extremes_right"] = _right(extremes, labels.extremes, labels.extremes != IGNORE)
-        figures["there_right"] = _right(there, labels.there[ends], labels.there[ends] != IGNORE)
+        figures["there_right"] = _right(there, is_there, torch.ones_like(is_there, dtype=torch.bool))
         figures["later_right"] = _right(later, labels.later[named], labels.later[named] != IGNORE)
         return _MENTIONS * torch.stack(list(losses.values())).sum(), figures
 

@@ -128,10 +128,8 @@ def find_names(ids: Sequence[int], scene: Scene, words: Mapping[int, str]) -> li
     return found
 
 
-def _is_called(shape: Shape, noun: str | None, colour: str | None) -> bool:
-    if colour is None:
-        return noun == shape.shape
-    return noun in (shape.shape, _ANY_SHAPE) and colour in shape.colours
+def _is_called(shape: Shape, noun: str, colour: str | None) -> bool:
+    return noun in (shape.shape, _ANY_SHAPE) and (colour is None or colour in shape.colours)
 
 
 def scene_measures(scene: Scene) -> np.ndarray:
