@@ -22,6 +22,7 @@ from filmstrip.training.mentions import (
     scene_extremes,
     scene_measures,
 )
+from filmstrip.training.motion import shape_event
 from filmstrip.training.tiny import TINY
 from filmstrip.world import CLIPS, COLOUR_NAMES, EVENTS, SHAPES, Scene, Shape, ask_about, sample_clip
 
@@ -76,8 +77,9 @@ def test_labels_are_the_truth_of_the_scene(tokenizer: Tokenizer) -> None:
         for token, shape in mentions(ids[0].tolist(), scene, words):
             told = dict(zip(FACTS, labels.facts[0, token].tolist(), strict=True))
             assert labels.named[0, token] == 1
-            assert told["event"] == (0 if shape.event is None else 1 + EVENTS.index(shape.event.kind))
-            assert told["event_frame"] == (0 if shape.event is None else shape.event.start)
+            event = shape_event(shape)
+            assert told["event"] == (0 if event is None else 1 + EVENTS.index(event.kind))
+            assert told["event_frame"] == (0 if event is None else event.start)
             assert (told["first"], told["end"]) == (shape.first_frame, shape.end_frame)
             size, x, y = labels.measures[0, token].tolist()
             assert size == pytest.approx(10 * shape.size)

@@ -41,7 +41,7 @@ from filmstrip.world import (
     draw_clip,
     sample_clip,
 )
-from filmstrip.world.scene import Recolour
+from filmstrip.world.scene import Event, Recolour
 
 GREY = Background("plain", (90.0, 90.0, 90.0), (90.0, 90.0, 90.0))
 RED, BLUE = COLOUR_NAMES.index("red"), COLOUR_NAMES.index("blue")
@@ -105,7 +105,8 @@ def test_a_summary_tells_the_whole_clip() -> None:
             assert (SHAPES[facts["partner"]], PATHS[facts["path"]]) == (shape.shape, shape.motion)
             assert (facts["laps"], facts["bounces"]) == (shape.laps, shape.bounces or 0)
             assert (facts["first"], facts["end"]) == (shape.first_frame, shape.end_frame)
-            assert facts["event"] == (0 if shape.event is None else 1 + EVENTS.index(shape.event.kind))
+            kind = "changes colour" if shape.recolour is not None else shape.event and shape.event.kind
+            assert facts["event"] == (0 if kind is None else 1 + EVENTS.index(kind))
             seen.add(shape.motion)
         absent = NUM_COLOURS - len({shape.colour for shape in scene.shapes})
         assert (summary == IGNORE).all(-1).sum() >= absent
@@ -134,6 +135,41 @@ def test_a_summary_tells_a_shape_by_its_kind_too() -> None:
     expected = {NUM_COLOURS + SHAPES.index("star"): [3.0, 2.0, 8.0], COLOUR_NAMES.index("blue"): [4.0, 8.0, 2.0]}
     for name, row in enumerate(measures):
         torch.testing.assert_close(row, torch.tensor(expected.get(name, [0.0] * 3)))
+
+
+def test_each_frame_tells_what_has_happened_by_then() -> None:
+    blinking = star(first_frame=0, end_frame=8, gap=(1, 3), event=Event("blinks", 1, 3))
+    jumping = star(shape="cross", colour="blue", first_frame=0, end_frame=8, event=Event("jumps", 5, 5))
+    turning = replace(jumping, shape="circle", event=None, recolour=Recolour(6, "green", (0.0, 200.0, 0.0)))
+    labels = labels_of(Scene((jumping, blinking, turning), GREY, 8))
+    kinds = {kind: 1 + EVENTS.index(kind) for kind in EVENTS}
+    by_kind = {shape: labels.happened[0, :, NUM_COLOURS + SHAPES.index(shape)].tolist() for shape in SHAPES}
+    assert by_kind["star"] == [0] * 3 + [kinds["blinks"]] * 5 == labels.happened[0, :, RED].tolist()
+    assert by_kind["cross"] == [0] * 5 + [kinds["jumps"]] * 3
+    assert by_kind["circle"] == [0] * 6 + [kinds["changes colour"]] * 2
+    assert set(by_kind["square"]) == {IGNORE} == set(labels.happened[0, :, BLUE].tolist())  # none, and two
+    star_, cross, circle = (1 + SHAPES.index(name) for name in ("star", "cross", "circle"))
+    assert labels.latest[0].tolist() == [0] * 3 + [star_] * 2 + [cross] + [circle] * 2
+    at_once = replace(turning, recolour=Recolour(5, "green", (0.0, 200.0, 0.0)))
+    assert (
+        labels_of(Scene((jumping, blinking, at_once), GREY, 8)).latest[0].tolist()
+        == [0] * 3 + [star_] * 2 + [IGNORE] * 3
+    )
+
+
+def test_what_has_happened_in_the_end_is_the_clips_order_of_events() -> None:
+    rng = np.random.default_rng(3)
+    orders = 0
+    for _ in range(60):
+        scene = sample_clip(rng, "train", CLIPS)
+        labels, events = labels_of(scene), scene.events()
+        order = [kind for kind, before in zip(labels.latest[0, 1:], labels.latest[0], strict=False) if kind != before]
+        if events:
+            assert [SHAPES[kind - 1] for kind in order] == [shape.shape for shape in events]
+            orders += 1
+        summary = labels.summary[0, :, list(SUMMARY).index("event")]
+        assert torch.equal(labels.happened[0, -1], summary)
+    assert orders > 5
 
 
 def test_a_camera_that_pans_moves_the_ground_the_other_way() -> None:

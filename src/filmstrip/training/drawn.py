@@ -30,7 +30,7 @@ from filmstrip.training.motion import (
     mean_l1,
     patch_content,
 )
-from filmstrip.world import CAMERA_MOVES, TICKS
+from filmstrip.world import CAMERA_MOVES, EVENTS, TICKS
 
 # In a run in which these counted in full they were soon four times the answers' loss: comparing was learnt, and what
 # the camera does and whether something is there, which had been learnt without them, was not.
@@ -172,7 +172,8 @@ class MotionHeads(nn.Module):
     token (it comes first, and knows the whole frame) what every colour is doing, each frame's last token, which has
     read all the others, what the camera does. State 1 must hold what the frame before showed (patch contents, centres
     of colours): nothing can be compared before the first block has learnt to look there, and it learns that fastest
-    when asked for it. The state after `layer` tells at the last visual token what happened in the clip. An aggregation
+    when asked for it. The state after `layer` tells at the last visual token what happened in the clip, and at each
+    class token what has happened so far; the state after that one to which shape the last of it did. An aggregation
     that leaves no tokens of single patches, or of single frames, has only the readings that it has tokens for
     (`readings`).
     """
@@ -180,11 +181,12 @@ class MotionHeads(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         width = config.text.hidden_size
-        self.sites = tuple(f"text_tower.hidden_states.{index}" for index in (1, layer, layer + 1))
+        self.sites = tuple(f"text_tower.hidden_states.{index}" for index in (1, *range(layer, layer + 3)))
         self.patch_size = config.video_tower.patch_size
         self.per_frame = config.tokens_per_frame("video")
         self.class_token = config.keeps_class_token("video") and config.aggregation != "temporal-spatial-pool"
         self.norm, self.recall_norm, self.summary_norm = (nn.LayerNorm(width) for _ in range(3))
+        self.happened_norm, self.latest_norm = (nn.LayerNorm(width) for _ in range(2))
         patches = "patches" in readings(config)
         self.flow = nn.Linear(width, 2) if patches else None
         self.patch_shape = nn.Linear(width, NUM_SHAPES + 1) if patches else None
@@ -196,6 +198,8 @@ class MotionHeads(nn.Module):
         self.velocity = nn.Linear(width, NUM_COLOURS * 2)
         self.camera = nn.Linear(width, 3)
         self.cut = nn.Linear(width, 2)
+        self.happened = nn.Linear(width, NUM_NAMES * (1 + len(EVENTS)))
+        self.latest = nn.Linear(width, 1 + NUM_SHAPES)
         self.summary = nn.ModuleDict({name: nn.Linear(width, NUM_NAMES * size) for name, size in SUMMARY.items()})
         self.measures = nn.Linear(width, NUM_NAMES * NUM_MEASURES)
         self.shots = nn.ModuleList(nn.Linear(width, size) for size in (len(CAMERA_MOVES), len(CAMERA_MOVES), TICKS))
@@ -207,22 +211,23 @@ class MotionHeads(nn.Module):
         labels: MotionLabels,
     ) -> tuple[Tensor, dict[str, float]]:
         """Sum of the losses, and figures: each loss, and shares of right readings."""
-        recalling, moving, told = (recorded[site] for site in self.sites)
-        losses, figures = self._summary_losses(self.summary_norm(told[:, -1]), labels)
+        losses, figures = self._summary_losses(self.summary_norm(recorded[self.sites[2]][:, -1]), labels)
         if self.per_frame:
             shape = (*videos.shape[:2], self.per_frame, -1)
-            recalling, moving = (x[:, : shape[1] * shape[2]].reshape(shape) for x in (recalling, moving))
+            recalling, moving, telling, ordering = (
+                recorded[site][:, : shape[1] * shape[2]].reshape(shape) for site in self.sites
+            )
             frame_losses, right = self._frame_losses(self.norm(moving), labels)
             recalled = self._recall_losses(self.recall_norm(recalling), videos, labels)
-            losses, figures = losses | frame_losses | recalled, figures | {"state_right": right}
+            so_far, known = self._event_losses(self._whole(telling), self._whole(ordering), labels)
+            losses, figures = losses | frame_losses | recalled | so_far, figures | known | {"state_right": right}
         figures |= {name: loss.item() for name, loss in losses.items()}
         return torch.stack(list(losses.values())).sum(), figures
 
     def _frame_losses(
         self, frames_BFPD: Float[Tensor, "B F P D"], labels: MotionLabels
     ) -> tuple[dict[str, Tensor], float]:
-        last = frames_BFPD[:, :, -1]
-        whole = frames_BFPD[:, :, 0] if self.class_token else last
+        last, whole = frames_BFPD[:, :, -1], self._whole(frames_BFPD)
         state = self.state(whole).unflatten(-1, (NUM_COLOURS, NUM_STATES))
         velocity = self.velocity(whole).unflatten(-1, (NUM_COLOURS, 2))
         losses = {
@@ -242,6 +247,19 @@ class MotionHeads(nn.Module):
             losses["patch_shape"] = functional.cross_entropy(shape.flatten(0, 2), labels.patch_shape.flatten())
             losses["patch_colour"] = functional.cross_entropy(colour.flatten(0, 2), labels.patch_colour.flatten())
         return losses, _right(state, labels.state, labels.state > 0)
+
+    def _whole(self, frames_BFPD: Float[Tensor, "B F P D"]) -> Float[Tensor, "B F D"]:
+        """The token that knows the whole frame."""
+        return frames_BFPD[:, :, 0 if self.class_token else -1]
+
+    def _event_losses(
+        self, telling_BFD: Float[Tensor, "B F D"], ordering_BFD: Float[Tensor, "B F D"], labels: MotionLabels
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        happened = self.happened(self.happened_norm(telling_BFD)).unflatten(-1, (NUM_NAMES, -1))
+        latest = self.latest(self.latest_norm(ordering_BFD))
+        said = {"happened": (happened, labels.happened), "latest": (latest, labels.latest)}
+        right = {f"{name}_right": _right(one, true, true > 0) for name, (one, true) in said.items()}
+        return {name: _cross_entropy(one, true) for name, (one, true) in said.items()}, right
 
     def _recall_losses(
         self, frames_BFPD: Float[Tensor, "B F P D"], videos: Float[Tensor, "B F C Y X"], labels: MotionLabels

@@ -5,7 +5,7 @@ has moved since the frame before, what each colour is doing, how the camera has 
 up to its own tell, because the text tower reads in one direction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,6 +27,7 @@ from filmstrip.world import (
     dense_labels,
     scene_tracks,
 )
+from filmstrip.world.scene import Event
 
 NUM_COLOURS, NUM_SHAPES = len(COLOUR_NAMES), len(SHAPES)
 ABSENT, GONE, NEW, STILL, LEFT, RIGHT, UP, DOWN = range(8)
@@ -72,7 +73,8 @@ class MotionLabels(TensorBatch):
     The others are about the whole clip. `summary` has a class of each fact of `SUMMARY` for the one shape that began in
     each colour, and for the one shape of each kind (IGNORE without one); `measures` are its size and the mean of its
     places, in tenths of the frame's edge. `shots` are the camera's first and last movement and the frame of its cut, or
-    0.
+    0. `happened` tells at every frame what has happened so far to the shape of each of those names, and `latest` to
+    which kind of shape the last of all that happened did (0: nothing yet; IGNORE where two were last).
     """
 
     flow: Float[Tensor, "B F patches 2"]
@@ -91,6 +93,8 @@ class MotionLabels(TensorBatch):
     summary: Int[Tensor, "B names facts"]
     measures: Float[Tensor, "B names measures"]
     shots: Int[Tensor, "B 3"]
+    happened: Int[Tensor, "B F names"]
+    latest: Int[Tensor, "B F"]
 
 
 def motion_labels(scenes: Sequence[Scene], patch_size: int, size: int) -> MotionLabels:
@@ -119,7 +123,7 @@ def _clip_labels(
     flow = np.where(on_shape[..., None], velocity[frames, colour], ground)
     counts = np.where(on_shape, moves[frames, colour], uncut[:, None])
     what = shape_FP, covered_FP, extent_FP
-    whole = *_summary(scene), _shots(scene)
+    whole = *_summary(scene), _shots(scene), *_happenings(scene)
     return flow, counts, *what, state, velocity, moves, centre, seen, camera, uncut, cut, *whole
 
 
@@ -173,22 +177,50 @@ def _summary(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Classes (names, facts) and measures (names, 3) of each shape, under its first colour and under its kind."""
     facts = np.full((NUM_NAMES, len(SUMMARY)), IGNORE)
     measures = np.zeros((NUM_NAMES, NUM_MEASURES), np.float32)
+    for shape, names in _names(scene):
+        told, measured = shape_facts(shape), shape_measures(scene, shape)
+        for name in names:
+            partner = SHAPES.index(shape.shape) if name < NUM_COLOURS else COLOUR_NAMES.index(shape.colour)
+            facts[name], measures[name] = (partner, *told), measured
+    return facts, measures
+
+
+def _names(scene: Scene) -> Iterator[tuple[Shape, list[int]]]:
+    """Each shape with its names: its first colour and its kind, where no other shape has them."""
     colours = [COLOUR_NAMES.index(shape.colour) for shape in scene.shapes]
     kinds = [SHAPES.index(shape.shape) for shape in scene.shapes]
     for shape, colour, kind in zip(scene.shapes, colours, kinds, strict=True):
-        told, measured = shape_facts(shape), shape_measures(scene, shape)
-        for name, partner, count in (
-            (colour, kind, colours.count(colour)),
-            (NUM_COLOURS + kind, colour, kinds.count(kind)),
-        ):
-            if count == 1:
-                facts[name], measures[name] = (partner, *told), measured
-    return facts, measures
+        own = [colour] if colours.count(colour) == 1 else []
+        yield shape, [*own, NUM_COLOURS + kind] if kinds.count(kind) == 1 else own
+
+
+def shape_event(shape: Shape) -> Event | None:
+    """What happens to a shape; a change of colour is one in any clip, though only some clips ask for events."""
+    if shape.event is None and shape.recolour is not None:
+        return Event("changes colour", shape.recolour.frame, shape.recolour.frame)
+    return shape.event
+
+
+def _happenings(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """`happened` (F, names) and `latest` (F,). What is over at a frame has happened: a blink is known by its end."""
+    happened = np.full((scene.num_frames, NUM_NAMES), IGNORE)
+    latest = np.zeros(scene.num_frames, int)
+    over = sorted(
+        (event.end, SHAPES.index(one.shape)) for one in scene.shapes if (event := shape_event(one)) is not None
+    )
+    ends = [end for end, _ in over]
+    for end, kind in over:
+        latest[end:] = 1 + kind if ends.count(end) == 1 else IGNORE
+    for shape, names in _names(scene):
+        happened[:, names], event = 0, shape_event(shape)
+        if event is not None:
+            happened[event.end :, names] = 1 + EVENTS.index(event.kind)
+    return happened, latest
 
 
 def shape_facts(shape: Shape) -> tuple[int, ...]:
     """Classes of what `SUMMARY` has behind `partner`."""
-    event, change = shape.event, shape.recolour
+    event, change = shape_event(shape), shape.recolour
     return (
         0 if change is None else 1 + COLOUR_NAMES.index(change.colour),
         PATHS.index(shape.motion),
