@@ -190,7 +190,8 @@ def test_clips_are_learnt_from_without_words() -> None:
     task, batch = ClipTraining(model, STATE_LAYER), ClipBatches(0, TINY, 2)(0)
     loss, figures = task(batch, 0.0)
     loss.backward()
-    assert {"flow", "patch_shape", "state", "camera", "cut", "summary", "happened", "latest"} < figures.keys()
+    assert {"flow", "patch_shape", "patch_colour", "state", "velocity", "camera", "cut", "summary"} < figures.keys()
+    assert {"happened", "latest"} < figures.keys()
     learnt = [block.mlp.up_proj.weight.grad is not None for block in model.text_tower.blocks]
     assert learnt == [True] * (STATE_LAYER + 2) + [False] * (TINY.text.num_layers - STATE_LAYER - 2)
     assert model.text_tower.token_embedding.weight.grad is None

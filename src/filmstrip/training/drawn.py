@@ -211,12 +211,11 @@ class MotionHeads(nn.Module):
         labels: MotionLabels,
     ) -> tuple[Tensor, dict[str, float]]:
         """Sum of the losses, and figures: each loss, and shares of right readings."""
-        losses, figures = self._summary_losses(self.summary_norm(recorded[self.sites[2]][:, -1]), labels)
+        states = [recorded[site] for site in self.sites]
+        losses, figures = self._summary_losses(self.summary_norm(states[2][:, -1]), labels)
         if self.per_frame:
             shape = (*videos.shape[:2], self.per_frame, -1)
-            recalling, moving, telling, ordering = (
-                recorded[site][:, : shape[1] * shape[2]].reshape(shape) for site in self.sites
-            )
+            recalling, moving, telling, ordering = (x[:, : shape[1] * shape[2]].reshape(shape) for x in states)
             frame_losses, right = self._frame_losses(self.norm(moving), labels)
             recalled = self._recall_losses(self.recall_norm(recalling), videos, labels)
             so_far, known = self._event_losses(self._whole(telling), self._whole(ordering), labels)

@@ -44,7 +44,7 @@ class MentionLabels(TensorBatch):
 
     `there` says whether anything is called so (IGNORE where no name ends); the others are of names that one shape has
     (`named`).
-    `facts` are the shape's classes of `FACTS`, `neighbours` of `NEIGHBOURS` (IGNORE where nothing happens to it), and
+    `facts` are the shape's classes of `FACTS`, `neighbours` of `NEIGHBOURS` (IGNORE outside of `Scene.events`), and
     `measures` its size and the x and y of the middle of its way, in tenths of the frame's edge. A question that names
     two shapes compares them: at the second (`compared`) `differences` are its measures less those of the first, and
     `later` says whether what happens to it does so after what happens to the first (IGNORE without two events).

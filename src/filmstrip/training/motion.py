@@ -205,16 +205,15 @@ def _happenings(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """`happened` (F, names) and `latest` (F,). What is over at a frame has happened: a blink is known by its end."""
     happened = np.full((scene.num_frames, NUM_NAMES), IGNORE)
     latest = np.zeros(scene.num_frames, int)
-    over = sorted(
-        (event.end, SHAPES.index(one.shape)) for one in scene.shapes if (event := shape_event(one)) is not None
-    )
-    ends = [end for end, _ in over]
-    for end, kind in over:
-        latest[end:] = 1 + kind if ends.count(end) == 1 else IGNORE
+    over = list[tuple[int, int]]()
     for shape, names in _names(scene):
         happened[:, names], event = 0, shape_event(shape)
         if event is not None:
             happened[event.end :, names] = 1 + EVENTS.index(event.kind)
+            over.append((event.end, SHAPES.index(shape.shape)))
+    ends = [end for end, _ in over]
+    for end, kind in sorted(over):
+        latest[end:] = 1 + kind if ends.count(end) == 1 else IGNORE
     return happened, latest
 
 
