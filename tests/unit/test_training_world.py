@@ -198,6 +198,19 @@ def test_clips_are_learnt_from_without_words() -> None:
     assert batch.tokens == 2 * 8 * TINY.tokens_per_frame("video")
 
 
+def test_events_count_once_movement_is_known() -> None:
+    torch.manual_seed(0)
+    model = VideoLlavaForGeneration(TINY)
+    initialise(model)
+    task, batch = ClipTraining(model, STATE_LAYER), ClipBatches(0, TINY, 2)(0)
+    with torch.no_grad():
+        (before, figures), (halfway, _), (end, _) = (task(batch, progress) for progress in (0.3, 0.8, 1.0))
+    events = figures["happened"] + figures["latest"]
+    assert events > 1
+    assert end.item() - before.item() == pytest.approx(events, rel=1e-4)
+    assert halfway.item() - before.item() == pytest.approx(events / 2, rel=1e-4)
+
+
 def test_conversations_go_on_with_the_heads_of_the_clips(tmp_path: Path) -> None:
     """Fresh ones would pull at what the stage before has learnt."""
     recipe = read_recipe(find_recipe("tiny"))
