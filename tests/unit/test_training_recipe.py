@@ -225,10 +225,59 @@ def test_paths_are_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_limits_of_time_and_steps() -> None:
     recipe = read_recipe(find_recipe("tiny"))
-    assert [stage.schedule.share for stage in recipe.stages] == [1, 2, 5]
-    limited = limit_minutes(recipe, 10)
-    assert [stage.schedule.minutes for stage in limited.stages] == [1.25, 2.5, 6.25]
+    usual = [stage.schedule.usual_minutes for stage in recipe.stages]
+    limited = limit_minutes(recipe, sum(usual) / 2)
+    assert [stage.schedule.minutes for stage in limited.stages] == [minutes / 2 for minutes in usual]
     assert [stage.schedule.steps for stage in limited.stages] == [None] * 3
     assert [stage.schedule.steps for stage in limit_steps(recipe, 5).stages] == [5] * 3
     with pytest.raises(ConfigError, match="above zero"):
         limit_minutes(recipe, 0)
+
+
+def _stages(**schedules: dict[str, object]) -> Recipe:
+    """A recipe whose stages, by name, have such schedules and batches of 64 that may shrink to 16."""
+    batch = {"size": 64, "least": 16}
+    stages = [
+        STAGE | {"name": name, "batch": batch, "schedule": {"steps": 10} | schedule}
+        for name, schedule in schedules.items()
+    ]
+    return build(Recipe, VALUES | {"stages": stages}, "recipe")
+
+
+def _divided(recipe: Recipe, minutes: float, *, begun: bool = False) -> dict[str, tuple[float | None, int]]:
+    limited = limit_minutes(recipe, minutes, begun=begun)
+    return {stage.name: (stage.schedule.minutes, stage.batch.size) for stage in limited.stages}
+
+
+def test_a_short_run_has_small_batches_and_no_stage_that_is_of_no_use_in_it() -> None:
+    recipe = _stages(
+        first={"usual_minutes": 20, "least_minutes": 4},
+        second={"usual_minutes": 40, "skip_below": 30},
+        third={"usual_minutes": 60},
+    )
+    assert _divided(recipe, 240) == {"first": (40, 64), "second": (80, 64), "third": (120, 64)}
+    assert _divided(recipe, 60) == {"first": (10, 32), "second": (20, 32), "third": (30, 32)}
+    assert _divided(recipe, 20) == {"first": (5, 16), "third": (15, 16)}
+    assert _divided(recipe, 10) == {"first": (4, 16), "third": (6, 16)}
+    assert _divided(recipe, 4) == {"first": (2, 16), "third": (2, 16)}
+
+
+def test_a_run_that_has_begun_keeps_its_stages_and_batches() -> None:
+    """So `--minutes 60 --resume` does what `--minutes 60` would have, whatever was limited before."""
+    recipe = _stages(first={"usual_minutes": 20}, second={"usual_minutes": 40, "skip_below": 30})
+    begun = limit_minutes(recipe, 40)
+    assert _divided(begun, 40, begun=True) == _divided(recipe, 40)
+    assert _divided(begun, 20, begun=True).keys() == {"first", "second"}
+    assert _divided(begun, 20, begun=True)["first"] == (pytest.approx(20 / 3), begun.stages[0].batch.size)
+
+
+def test_time_that_is_enough_for_no_stage() -> None:
+    recipe = _stages(one={"skip_below": 30}, two={"skip_below": 50})
+    with pytest.raises(ConfigError, match="--minutes 20 leaves out every stage of this recipe; give 30 or more"):
+        limit_minutes(recipe, 20)
+
+
+@pytest.mark.parametrize("batch", [{"size": 4, "least": 5}, {"least": 0}, {"size": 4, "per_device": 2, "least": 2}])
+def test_batches_that_cannot_shrink_so(batch: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="least"):
+        build(Recipe, VALUES | {"stages": [STAGE | {"batch": batch}]}, "recipe")

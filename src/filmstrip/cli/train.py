@@ -82,7 +82,7 @@ def train(
     if resume:
         chosen = changed_recipe(stored_recipe(place), settings)
     if minutes is not None:
-        chosen = limit_minutes(chosen, minutes)
+        chosen = limit_minutes(chosen, minutes, begun=resume)
     if steps is not None:
         chosen = limit_steps(chosen, steps)
     if show:

@@ -96,6 +96,9 @@ class BatchRecipe:
 
     size: int = setting(32, "samples of one optimizer step, over all devices")
     per_device: int | None = setting(None, "samples of one forward pass; the rest is accumulated (all of them)")
+    least: int | None = setting(
+        None, "`--minutes` brings size down to no fewer, in proportion to the time: a short run needs steps (size)"
+    )
     group: Grouping = setting("none", "samples of one step have similar lengths, or also the same kinds of media")
     pack: bool = setting(False, "put samples behind one another in rows instead of padding each to the longest")
     workers: int = setting(1, "processes that read or draw samples; 0 does it in between")
@@ -108,6 +111,8 @@ class BatchRecipe:
             per_device > 0 and self.size % per_device == 0,
             f"size ({self.size}) must be a multiple of per_device ({per_device})",
         )
+        require(self.least is None or 0 < self.least <= self.size, f"least lies between 1 and size, not {self.least}")
+        require(self.least is None or self.per_device is None, "give per_device or least, not both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +146,18 @@ class ScheduleRecipe:
     minutes: float | None = setting(None, "wall time; the run ends at whichever comes first")
     warmup: float = setting(0.03, "share of the run over which the rate rises from 0")
     floor: float = setting(0.0, "share of the highest rate that is left at the end")
-    share: float = setting(1.0, "this stage's part of `filmstrip train --minutes`, relative to the other stages'")
+    usual_minutes: float = setting(
+        1.0, "about what this stage takes if nothing limits it; `--minutes` is divided in proportion to it"
+    )
+    least_minutes: float | None = setting(
+        None, "`--minutes` gives this stage as many, as far as an even division among the stages goes"
+    )
+    skip_below: float | None = setting(None, "this stage is left out where `--minutes` is less (never)")
 
     def __post_init__(self) -> None:
         lengths = {"steps": self.steps, "epochs": self.epochs, "minutes": self.minutes}
-        for name, value in {**lengths, "share": self.share}.items():
+        limits = {name: getattr(self, name) for name in ("usual_minutes", "least_minutes", "skip_below")}
+        for name, value in {**lengths, **limits}.items():
             if value is not None:
                 require_positive(name, value)
         require(any(value is not None for value in lengths.values()), "give steps, epochs or minutes")

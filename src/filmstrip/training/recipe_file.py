@@ -13,7 +13,7 @@ from filmstrip.checkpoint.json_file import read_bounded
 from filmstrip.checkpoint.resolve import BUNDLED
 from filmstrip.config.checks import require_choice
 from filmstrip.errors import CheckpointError, ConfigError
-from filmstrip.training.recipe import Recipe, StageRecipe
+from filmstrip.training.recipe import Recipe, ScheduleRecipe, StageRecipe
 from filmstrip.training.settings import build
 
 MAX_RECIPE_BYTES = 2**20
@@ -179,23 +179,44 @@ def _lines(item: Any, indent: str = "") -> Iterator[str]:
             yield f"{indent}{part.name}: {json.dumps(plain)}"
 
 
-def limit_minutes(recipe: Recipe, minutes: float) -> Recipe:
-    """The recipe with `minutes` of wall time in all, divided among the stages by their `schedule.share`."""
+def limit_minutes(recipe: Recipe, minutes: float, *, begun: bool = False) -> Recipe:
+    """The recipe with `minutes` of wall time in all, divided among the stages by their `schedule.usual_minutes`.
+
+    `least_minutes` raises a stage's part, `skip_below` leaves it out, and where `batch.least` allows it batches shrink
+    with the time. A run that has `begun` keeps its stages and batches. Raises `ConfigError` when no stage is left.
+    """
     if not 0 < minutes < 1e6:
         raise ConfigError(f"--minutes must be a number above zero, not {minutes}")
-    total = sum(stage.schedule.share for stage in recipe.stages)
-    return replace(
-        recipe,
-        stages=tuple(
-            replace(
-                stage,
-                schedule=replace(
-                    stage.schedule, steps=None, epochs=None, minutes=minutes * stage.schedule.share / total
-                ),
-            )
-            for stage in recipe.stages
-        ),
-    )
+    stages = [stage for stage in recipe.stages if begun or (stage.schedule.skip_below or 0) <= minutes]
+    if not stages:
+        longest = min(stage.schedule.skip_below or 0 for stage in recipe.stages)
+        raise ConfigError(f"--minutes {minutes:g} leaves out every stage of this recipe; give {longest:g} or more")
+    shares = _divide(minutes, [stage.schedule for stage in stages])
+    shortened = [_shorten(stage, own, shrink=not begun) for stage, own in zip(stages, shares, strict=True)]
+    return replace(recipe, stages=tuple(shortened))
+
+
+def _divide(minutes: float, schedules: Sequence[ScheduleRecipe]) -> list[float]:
+    """Each stage's minutes: its least, where its part of what others of their least leave is smaller."""
+    even = minutes / len(schedules)
+    least = [min(schedule.least_minutes or 0, even) for schedule in schedules]
+    own: dict[int, float] = {}
+    while True:
+        rest = minutes - sum(own.values())
+        total = sum(schedule.usual_minutes for i, schedule in enumerate(schedules) if i not in own)
+        parts = {i: rest * one.usual_minutes / total for i, one in enumerate(schedules) if i not in own}
+        short = {i: least[i] for i, part in parts.items() if part < least[i]}
+        if not short:
+            return [(own | parts)[i] for i in range(len(schedules))]
+        own |= short
+
+
+def _shorten(stage: StageRecipe, minutes: float, *, shrink: bool) -> StageRecipe:
+    schedule, batch = stage.schedule, stage.batch
+    if shrink and batch.least is not None:
+        size = round(batch.size * min(1.0, minutes / schedule.usual_minutes))
+        batch = replace(batch, size=max(batch.least, size))
+    return replace(stage, batch=batch, schedule=replace(schedule, steps=None, epochs=None, minutes=minutes))
 
 
 def limit_steps(recipe: Recipe, steps: int) -> Recipe:
