@@ -25,7 +25,11 @@ def train(
     ],
     minutes: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Minutes in all, divided among the stages", rich_help_panel=_LENGTH),
+        typer.Option(
+            metavar="X",
+            help="Minutes in all, divided among the stages, of which few may leave some out (see --show)",
+            rich_help_panel=_LENGTH,
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Optimizer steps of every stage", rich_help_panel=_LENGTH)

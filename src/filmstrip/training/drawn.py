@@ -37,7 +37,6 @@ from filmstrip.world import CAMERA_MOVES, EVENTS, TICKS
 _MENTIONS = 0.3
 # What happens is learnt soon once movement is known, and asked for from the start it holds up what comes before it: the
 # camera's moves were then at chance at step 1,800, when a run that was not asked had 89 % of them right.
-_EVENT_LOSSES = ("happened", "latest")
 _EVENTS_FROM = 0.6  # of the stage without words
 
 
@@ -218,11 +217,12 @@ class MotionHeads(nn.Module):
         labels: MotionLabels,
         events: float = 1.0,
     ) -> tuple[Tensor, dict[str, float]]:
-        """Sum of the losses, those of what happens (`_EVENT_LOSSES`) weighed by `events`, and figures: each loss as it
+        """Sum of the losses, those of what has happened by each frame weighed by `events`, and figures: each loss as it
         is, and shares of right readings.
         """
         states = [recorded[site] for site in self.sites]
         losses, figures = self._summary_losses(self.summary_norm(states[2][:, -1]), labels)
+        weights = dict[str, float]()
         if self.per_frame:
             shape = (*videos.shape[:2], self.per_frame, -1)
             recalling, moving, telling, ordering = (x[:, : shape[1] * shape[2]].reshape(shape) for x in states)
@@ -230,8 +230,9 @@ class MotionHeads(nn.Module):
             recalled = self._recall_losses(self.recall_norm(recalling), videos, labels)
             so_far, known = self._event_losses(self._whole(telling), self._whole(ordering), labels)
             losses, figures = losses | frame_losses | recalled | so_far, figures | known | {"state_right": right}
+            weights = dict.fromkeys(so_far, events)
         figures |= {name: loss.item() for name, loss in losses.items()}
-        weighed = [loss * (events if name in _EVENT_LOSSES else 1.0) for name, loss in losses.items()]
+        weighed = [loss * weights.get(name, 1.0) for name, loss in losses.items()]
         return torch.stack(weighed).sum(), figures
 
     def _frame_losses(

@@ -97,7 +97,7 @@ class BatchRecipe:
     size: int = setting(32, "samples of one optimizer step, over all devices")
     per_device: int | None = setting(None, "samples of one forward pass; the rest is accumulated (all of them)")
     least: int | None = setting(
-        None, "`--minutes` brings size down to no fewer, in proportion to the time: a short run needs steps (size)"
+        None, "`--minutes` brings size down to no fewer, as it does usual_minutes: a short run needs steps (size)"
     )
     group: Grouping = setting("none", "samples of one step have similar lengths, or also the same kinds of media")
     pack: bool = setting(False, "put samples behind one another in rows instead of padding each to the longest")
