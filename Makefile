@@ -43,7 +43,7 @@ types: $(VENV)/dev.stamp
 layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
-train: $(VENV)/dev.stamp ## Train the embedded model from nothing (two hours or so on 2 cores)
+train: $(VENV)/dev.stamp ## Train the embedded model from nothing (one to two hours on 2 cores)
 	$(BIN)/filmstrip train recipes/tiny.yaml --output runs/tiny
 
 evaluate: $(VENV)/dev.stamp ## Accuracy of the embedded model on clips it has not seen
