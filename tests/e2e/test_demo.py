@@ -26,28 +26,28 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
 @needs_bundled_model
 def test_it_writes_the_clip_and_a_contact_sheet(demo: tuple[Result, Path]) -> None:
     result, out = demo
-    assert sorted(path.name for path in out.iterdir()) == ["clip-7.mp4", "clip-7.png"]
-    times, pixels = decode_all(out / "clip-7.mp4", [0])
-    _, frames, questions = draw_demo(7)
+    assert sorted(path.name for path in out.iterdir()) == ["clip-5.mp4", "clip-5.png"]
+    times, pixels = decode_all(out / "clip-5.mp4", [0])
+    _, frames, questions = draw_demo(5)
     assert len(times) == len(frames)
     assert pixels[0].shape == frames[0].shape
     # The file is the drawn clip: the codec changes a grey level here and there, not the picture.
     assert abs(pixels[0].astype(int) - frames[0].astype(int)).mean() < 4
-    sheet = Image.open(out / "clip-7.png")
+    sheet = Image.open(out / "clip-5.png")
     assert sheet.width > 8 * 100 and sheet.height > 150 + 20 * len(questions)
-    assert f"drew {out / 'clip-7.mp4'}: {len(frames)} frames" in result.err
+    assert f"drew {out / 'clip-5.mp4'}: {len(frames)} frames" in result.err
 
 
 @needs_bundled_model
 def test_it_prints_an_answer_to_each_question(demo: tuple[Result, Path]) -> None:
     result, out = demo
-    _, _, questions = draw_demo(7)
+    _, _, questions = draw_demo(5)
     asked, answers = result.out.splitlines()[::2], result.out.splitlines()[1::2]
     assert asked == [question.text for question in questions]
     assert len(answers) == len(questions) == 6 and all(answers)
     scores = [score(question, answer) for question, answer in zip(questions, answers, strict=True)]
     assert f"{scores.count(1)} of 6 right" in result.err
-    assert f"{tally(scores)} · contact sheet: {out / 'clip-7.png'}" in result.err
+    assert f"{tally(scores)} · contact sheet: {out / 'clip-5.png'}" in result.err
     wrong = [question for question, answer in zip(questions, answers, strict=True) if score(question, answer) < 1]
     assert result.err.count("the truth: ") == len(wrong)
 
@@ -55,7 +55,7 @@ def test_it_prints_an_answer_to_each_question(demo: tuple[Result, Path]) -> None
 @needs_bundled_model
 def test_the_first_question_of_the_demo_is_answered_right(demo: tuple[Result, Path]) -> None:
     result, _ = demo
-    question = draw_demo(7)[2][0]
+    question = draw_demo(5)[2][0]
     assert score(question, result.out.splitlines()[1]) == 1, (question, result.out)
 
 
@@ -82,10 +82,10 @@ def test_json(demo: tuple[Result, Path], tmp_path: Path) -> None:
 @needs_bundled_model
 def test_tiny_is_the_default_and_loads_by_name(demo: tuple[Result, Path]) -> None:
     _, out = demo
-    question = draw_demo(7)[2][0].text
-    card = succeed("ask", out / "clip-7.mp4", question, "--json").json
+    question = draw_demo(5)[2][0].text
+    card = succeed("ask", out / "clip-5.mp4", question, "--json").json
     assert card["model"] == "tiny"
-    assert card["answer"] == filmstrip.load("tiny", quiet=True).ask(out / "clip-7.mp4", question).text
+    assert card["answer"] == filmstrip.load("tiny", quiet=True).ask(out / "clip-5.mp4", question).text
     assert card["warnings"] == []
 
 
@@ -144,8 +144,8 @@ def test_a_seed_below_zero() -> None:
 @needs_bundled_model
 def test_the_embedded_model_is_called_a_toy_once(demo: tuple[Result, Path]) -> None:
     _, out = demo
-    assert succeed("ask", out / "clip-7.mp4", "How many shapes are there?").err.count("is a toy") == 1
-    assert succeed("chat", out / "clip-7.mp4", stdin="How many?\nWhich colour?\n").err.count("is a toy") == 1
+    assert succeed("ask", out / "clip-5.mp4", "How many shapes are there?").err.count("is a toy") == 1
+    assert succeed("chat", out / "clip-5.mp4", stdin="How many?\nWhich colour?\n").err.count("is a toy") == 1
 
 
 @needs_bundled_model
@@ -153,6 +153,6 @@ def test_a_quantised_copy_is_called_a_toy_and_another_small_model_is_not(
     demo: tuple[Result, Path], checkpoint: Path, tmp_path: Path
 ) -> None:
     succeed("quantize", "tiny", tmp_path / "copy")
-    question = (demo[1] / "clip-7.mp4", "How many?", "--max-new-tokens", "2", "--model")
+    question = (demo[1] / "clip-5.mp4", "How many?", "--max-new-tokens", "2", "--model")
     assert f"{tmp_path / 'copy'} is a toy" in succeed("ask", *question, tmp_path / "copy").err
     assert "is a toy" not in succeed("ask", *question, checkpoint).err

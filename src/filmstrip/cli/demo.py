@@ -29,7 +29,7 @@ def demo(
     model: options.Model = "tiny",
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Which clip to draw; none of them was seen in training")
-    ] = 7,
+    ] = 5,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the clip and its contact sheet go")] = Path(
         "out/demo"
     ),
