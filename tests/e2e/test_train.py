@@ -152,6 +152,12 @@ def test_one_line_for_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], 
     assert result.err.count("\n") == 1
 
 
+def test_a_short_run_says_which_stages_it_leaves_out() -> None:
+    said = "left out of a run as short as this one: motion\n"
+    assert said in succeed("train", "tiny", "--minutes", "10", "--show").err
+    assert "left out" not in succeed("train", "tiny", "--minutes", "60", "--show").err
+
+
 def test_the_whole_recipe_is_shown() -> None:
     shown = succeed("train", "finetune", "--set", "data.files=a.json", "--show").out
     assert re.search(r"# highest learning rate\n +learning_rate: 2e-05\n", shown)

@@ -85,14 +85,17 @@ def train(
     place = output or Path("runs") / chosen.name
     if resume:
         chosen = changed_recipe(stored_recipe(place), settings)
+    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one
     if minutes is not None:
-        chosen = limit_minutes(chosen, minutes, begun=resume)
+        whole, chosen = chosen, limit_minutes(chosen, minutes, begun=resume)
+        left_out = [stage.name for stage in whole.stages if stage.name not in {kept.name for kept in chosen.stages}]
+        if speaks and left_out:
+            note(f"left out of a run as short as this one: {', '.join(left_out)}")
     if steps is not None:
         chosen = limit_steps(chosen, steps)
     if show:
         sys.stdout.write(recipe_text(chosen))
         return
-    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one
     display = TrainingDisplay(quiet=not speaks)
     observer = Observer(display.stage, display.step, display.say, display.answers)
     try:
