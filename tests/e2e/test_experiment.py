@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from filmstrip.api import load
 from filmstrip.config.aggregation import AGGREGATIONS
 from filmstrip.training import evaluate
 from filmstrip.training.experiment.plan import Length, take_apart
@@ -145,6 +147,7 @@ def pretended(share: float) -> dict[str, Any]:
         "costs": {**costs, "prefill_bytes": 2**20},
         **dict.fromkeys(("parameters", "steps", "flops", "seconds"), 1),
         "readings": ["patches", "frames", "clip"],
+        "recipe": {"model": {"towers": "tiny"}},
     }
 
 
@@ -159,10 +162,28 @@ def test_the_page_of_an_experiment_has_every_control_and_every_family(tmp_path: 
     for family in FAMILIES:
         assert f"| {family} | 50 | 11.0 | 17.0 | 90.0 | 60.0 |" in page
         assert f"| {family} | 50 | 11.0 | 17.0 | 60.0 | 30.0 | 21.0 | 53.0 | 42.0 |" in page
+    assert "the vision towers, which are those of `tiny`." in page
     for key, name in PLOTS.items():
         assert f"({name})" in page
         assert plot_results(content, key, tmp_path / name, print)
         assert (tmp_path / name).stat().st_size > 20_000
+
+
+def test_shipped_recipes_begin_with_the_embedded_models_towers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them, hardly trained: the towers come out as they went in, and a result knows whose they are."""
+    monkeypatch.setattr(evaluate, "_MAX_NEW_TOKENS", 4)
+    monkeypatch.setattr("filmstrip.training.experiment.run.ROUNDS", 1)
+    small = ("motion.batch.size=2", "motion.batch.workers=0", "language.batch.size=8", "language.batch.workers=0")
+    changes = [part for change in (*small, "threads=1") for part in ("--set", change)]
+    call = ("experiment", "fusion/class-token", "--steps", "1", "--clips", "1", "--output", tmp_path / "out", *changes)
+    (result,) = succeed(*call, "--json").json["variants"].values()
+    assert result["recipe"]["model"]["towers"] == "tiny"
+    assert result["steps"] >= 1 and not list(tmp_path.glob("out/towers-*"))
+    trained, tiny = load(str(tmp_path / "out/class-token/checkpoint"), quiet=True), load("tiny", quiet=True)
+    assert result["towers"] == tiny.origin.weights_hash
+    for name, weight in tiny.model.video_tower.state_dict().items():
+        assert torch.equal(weight, trained.model.video_tower.state_dict()[name]), name
+    assert "already there" in succeed(*call, "--resume").err
 
 
 def test_photographs_are_asked_for_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +208,7 @@ def test_minutes_are_those_of_each_variant() -> None:
         (("fusion/keep-al",), "did you mean 'fusion/keep-all'"),
         (("nothing/*.yaml",), "nothing/*.yaml: no recipe matches; shipped are align, finetune, fusion/class-token"),
         (("fusion/keep-all", "keep-all.yaml"), "two recipes are called 'keep-all'"),
+        (("towers.yaml",), "towers are trained by a stage of the recipe (stills) or come from model.towers, not both"),
         (("align",), "an experiment trains an architecture, not a checkpoint"),
         (("fusion/keep-all", "--steps", "3", "--minutes", "3"), "give --steps or --minutes, not both"),
         (("fusion/keep-all", "--set", "language.batch.sise=2"), "unknown setting 'sise'; did you mean 'size'?"),
@@ -206,6 +228,7 @@ def test_one_line_for_what_is_wrong(
         "wrong": "{architecture: tiny, aggregation: mean-frame}",
         "unused": "{architecture: tiny, aggregation_settings: {kept: 3}}",
         "own": "{checkpoint: tiny, aggregation: mean-frames}",
+        "towers": "{architecture: tiny, towers: tiny}",
     }.items():
         Path(f"{name}.yaml").write_text(SMALL.format(name=name, model=model))
     Path("circle.yaml").write_text("base: circle.yaml\n")

@@ -194,6 +194,9 @@ def test_changes() -> None:
     assert change(values, "batch.size=8")["stages"][0]["batch"] == {"size": 8}
     assert change(values, "train=[projector, text_tower]")["stages"][0]["train"] == ["projector", "text_tower"]
     assert "batch" not in values["stages"][0]  # the original is as it was
+    assert change({**VALUES, "stages": [STAGE, {**STAGE, "name": "two"}]}, "one=null")["stages"] == [
+        {**STAGE, "name": "two"}
+    ]
     for text, words in (
         ("seed", "takes key=value"),
         ("=3", "takes key=value"),

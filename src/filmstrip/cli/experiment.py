@@ -64,8 +64,9 @@ def experiment(
 ) -> None:
     """Train recipes one after another at equal compute, and compare what they learn and what they cost.
 
-    Vision towers are trained once and shared. Equal compute means equal training FLOPs after that, those of the recipe
-    with keep-all; --minutes makes it equal wall time. DIR receives results.json, and results.md with its pictures.
+    Vision towers are those of a checkpoint (model.towers) or trained once and shared. Equal compute means equal
+    training FLOPs after that, those of the recipe with keep-all; --minutes makes it equal wall time. DIR receives
+    results.json, and results.md with its pictures.
 
     \b[bold]Examples[/bold]
     filmstrip experiment recipes/fusion/*.yaml

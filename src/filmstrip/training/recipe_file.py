@@ -113,7 +113,8 @@ def change(values: dict[str, Any], text: str) -> dict[str, Any]:
     """`values` of a recipe with one `key=value` applied; the value is YAML.
 
     The key is a dotted path of settings (`checkpoints.keep`), of a stage's settings behind the stage's name
-    (`language.optimizer.learning_rate`), or, where there is one stage only, of that stage's.
+    (`language.optimizer.learning_rate`), or, where there is one stage only, of that stage's. A stage's name alone with
+    the value null leaves that stage out.
     """
     key, equals, value = text.partition("=")
     if not equals:
@@ -133,6 +134,8 @@ def _set(values: dict[str, Any], key: str, value: Any, where: str) -> dict[str, 
         for stage in (listed if isinstance(listed, list) else ())
         if isinstance(stage, dict)
     }
+    if key in stages and value is None:
+        return changed | {"stages": [stage for stage in changed["stages"] if stage is not stages[key]]}
     target: Any = changed
     if parts[0] in stages and len(parts) > 1:
         target, parts = stages[parts[0]], parts[1:]

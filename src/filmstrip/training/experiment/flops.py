@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from filmstrip.config import ModelConfig
@@ -22,9 +23,11 @@ def step_flops(recipe: Recipe, config: ModelConfig, stage: StageRecipe, tokenize
     few; attention runs written out, because PyTorch does not count its fused kernel on the CPU. `tokenizer` is where
     the tokenizer is kept between counts.
     """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)  # as in training, or counts beside other work would take minutes
     assistant = new_tiny(tokenizer, recipe.seed, config)
     samples = min(_SAMPLES, stage.batch.size)
-    small = replace(stage, batch=replace(stage.batch, size=samples, per_device=None, workers=0))
+    small = replace(stage, batch=replace(stage.batch, size=samples, least=None, per_device=None, workers=0))
     opened = open_stage(assistant, recipe, small, recipe.seed, Parallel(), lambda text: None)
     assistant.model.set_attention("eager")
     cycle = stage.world.image_every

@@ -1,5 +1,7 @@
 """What an experiment trains: each recipe without its tower stage, the towers once, and how many steps each may take.
 
+Recipes without such a stage begin with the towers of a checkpoint (`model.towers`).
+
 *Equal compute* is equal training FLOPs after the towers: the budget of a variant's stage is what its own recipe would
 spend there with `keep-all`, and its number of steps is that budget divided by what one of its steps costs (`flops`).
 FLOPs do not depend on the machine or on what else it does, so the comparison can be repeated. With `minutes` every
@@ -55,8 +57,8 @@ class Parts:
 class Variant:
     """One recipe of an experiment, ready to run.
 
-    `towers` trains the vision towers into `towers_directory` (None: the recipe has no stage for that), `recipe` the
-    rest. `step_flops` is what one optimizer step of each of its stages costs.
+    `towers` trains the vision towers into `towers_directory` (None: the recipe begins with those of a checkpoint, or
+    trains them with the rest), `recipe` the rest. `step_flops` is what one optimizer step of each of its stages costs.
     """
 
     name: str
@@ -78,8 +80,11 @@ def take_apart(recipes: Sequence[Recipe], length: Length) -> list[Parts]:
 def _take_apart(recipe: Recipe, length: Length) -> Parts:
     where = f"recipe {recipe.name!r}"
     require(recipe.model.architecture is not None, f"{where}: an experiment trains an architecture, not a checkpoint")
-    require(recipe.model.towers is None, f"{where}: an experiment trains the towers that its variants share")
     towers = tuple(takewhile(lambda stage: stage.task == "stills", recipe.stages))
+    require(
+        recipe.model.towers is None or not towers,
+        f"{where}: towers are trained by a stage of the recipe (stills) or come from model.towers, not both",
+    )
     stages = recipe.stages[len(towers) :]
     require(
         [stage.task for stage in stages] in (["world"], ["clips", "world"]),

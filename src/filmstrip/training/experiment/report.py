@@ -142,8 +142,8 @@ def _caveats(content: dict[str, Any], rows: Sequence[Row]) -> list[str]:
     caveats = [
         f"One seed each. The standard error of a group's accuracy is up to {100 * sqrt(0.25 / fewest):.1f} points "
         "from the choice of clips alone; what another seed would change is not in it.",
-        f"Compute is {about['compute']}, counted after the vision towers, which are trained once for all. An "
-        "aggregation with fewer tokens gets more steps for it, and so sees more clips.",
+        f"Compute is {about['compute']}, counted after the vision towers, {_towers(rows)}. An aggregation with fewer "
+        "tokens gets more steps for it, and so sees more clips.",
         f"Times are medians of {about['rounds']} rounds of a batch of {ROWS} on one thread, ratios by "
         f"`{about['baseline']}` in the same round; memory is what the prefill allocates beside weights. Models this "
         "small are partly bound by what is not a product.",
@@ -159,6 +159,14 @@ def _caveats(content: dict[str, Any], rows: Sequence[Row]) -> list[str]:
                 "without them."
             )
     return caveats
+
+
+def _towers(rows: Sequence[Row]) -> str:
+    """Where the vision towers are from."""
+    given = {result["recipe"]["model"]["towers"] for _, result in rows}
+    if given == {None}:
+        return "which are trained once for all"
+    return f"which are those of {', '.join(f'`{name}`' for name in sorted(map(str, given)))}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

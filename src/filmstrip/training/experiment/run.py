@@ -163,9 +163,13 @@ def _together(families: dict[str, FamilyResult]) -> FamilyResult:
 
 def _identity(variant: Variant, options: ExperimentOptions) -> dict[str, Any]:
     """What a result is the result of."""
-    towers = None if variant.towers is None else recipe_values(variant.towers)
     recipe = recipe_values(variant.recipe)
-    recipe["model"]["towers"] = None  # a path; `towers` says what is there
+    if variant.towers is not None:
+        towers: Any = recipe_values(variant.towers)
+        recipe["model"]["towers"] = None  # a path; `towers` says what is there
+    else:
+        given = variant.recipe.model.towers
+        towers = given and load(given, device="cpu", compute="stored", quiet=True).origin.weights_hash
     test = {"clips": options.clips, "photos": list(TEST_PHOTOS), "conditions": list(CONDITIONS)}
     return {"recipe": recipe, "towers": towers, **test}
 
