@@ -25,7 +25,6 @@ from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample
 from filmstrip.diagnostics.bench.plain import as_plain, read_earlier
 from filmstrip.diagnostics.bench.plan import (
     LARGE,
-    PEERS,
     RESULTS,
     Part,
     choose_peers,
@@ -47,6 +46,7 @@ from filmstrip.models import VideoLlava
 from filmstrip.models.weightless import build_meta
 from filmstrip.models.wide import is_quantised
 
+BOTH = (OURS, THEIRS)
 TOWER = VisionConfig(hidden_size=32, intermediate_size=64, num_layers=3, num_heads=2, image_size=28, patch_size=14)
 SMALL = ModelConfig(
     text=TextConfig(
@@ -222,14 +222,14 @@ def test_samples_beside_other_work_are_dropped_and_taken_again() -> None:
     assert row.seconds(OURS) == [1.0, 2.0, 3.0]
     assert row.dropped == {OURS: 1, THEIRS: 0}
     assert order == [OURS, THEIRS] * 3 + [OURS]
-    assert row.ratio == 2.0 and row.ratios == [4.0, 2.0, pytest.approx(4 / 3)]
+    assert row.ratio() == 2.0 and row.ratios() == [4.0, 2.0, pytest.approx(4 / 3)]
 
 
 def test_a_busy_machine_ends_with_few_samples_not_never() -> None:
     row = Row("S", "float32", "decode")
     take_in_turn(row, {OURS: lambda: Sample(1.0, 1.0, 0)}, 3, 0.1)
     assert row.samples == {OURS: []} and row.dropped == {OURS: 6}
-    assert row.median(OURS) is None and row.ratio is None
+    assert row.median(OURS) is None and row.ratio() is None
 
 
 def test_a_peer_that_fails_leaves_the_others_alone() -> None:
@@ -260,13 +260,13 @@ def test_a_product_of_sizes_and_dtypes_is_what_was_asked_for() -> None:
 
 def test_what_there_is_no_room_for_is_left_out_with_a_reason() -> None:
     part = Part("7B", "int8", ())
-    both, alone = weights_bytes(part, PEERS), weights_bytes(part, (OURS,))
+    both, alone = weights_bytes(part, BOTH), weights_bytes(part, (OURS,))
     assert alone == model_bytes(SIZES["7B"], "int8") < model_bytes(SIZES["7B"], "bfloat16") < both
-    assert choose_peers(part, PEERS, 2 * both) == (PEERS, {})
-    chosen, why = choose_peers(part, PEERS, int(1.2 * alone))
+    assert choose_peers(part, BOTH, 2 * both) == (BOTH, {})
+    chosen, why = choose_peers(part, BOTH, int(1.2 * alone))
     assert chosen == (OURS,) and "GB of weights, 9" in why[THEIRS]
-    assert choose_peers(part, PEERS, 10**9)[0] == ()
-    assert choose_peers(Part("7B", "bfloat16", ()), PEERS, int(1.2 * 15e9))[0] == PEERS  # one file for both
+    assert choose_peers(part, BOTH, 10**9)[0] == ()
+    assert choose_peers(Part("7B", "bfloat16", ()), BOTH, int(1.2 * 15e9))[0] == BOTH  # one file for both
     kept = {OURS: "float32", THEIRS: "bfloat16"}
     config, free = SIZES["M"], 8 * 10**9
     assert not shortage(Part("M", "bfloat16", ()), config, WORKLOADS["decode-64"], kept, free)
@@ -303,6 +303,7 @@ MACHINE = {
     "python": "3.11",
     "torch": "2.13",
     "transformers": "5.23.0",
+    "llama_cpp_python": "0.3.36",
     "filmstrip": "0.1.0",
     "vectors": "AVX2",
     "date": "2026-11-28 10:00 UTC",

@@ -59,8 +59,13 @@ def bench(
         typer.Option("--with-7b", help="With --results: also the 7B, as far as memory goes", rich_help_panel=_WHAT),
     ] = False,
     peers: Annotated[
-        str, typer.Option(metavar="LIST", help="filmstrip and transformers", rich_help_panel=_WHAT)
-    ] = "filmstrip,transformers",
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Of filmstrip, transformers, llama.cpp [dim](all that are installed)[/dim]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Samples of each", rich_help_panel=_HOW)] = 7,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of each program", rich_help_panel=_HOW)] = 2,
     quiet: Annotated[
@@ -78,7 +83,8 @@ def bench(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Time this program beside transformers on the same weights, A B A B, each in a process of its own.
+    """Time this program beside transformers, and llama.cpp's decoding where llama-cpp-python is installed, on the same
+    weights, A B A B, each in a process of its own.
 
     Prints a page in Markdown: medians, spread, ratio, share of what the machine can do, peak memory. Random weights are
     written to DIR once. On a machine that does other work, samples are dropped and the page says how many. With --out
@@ -97,12 +103,9 @@ def bench(
     if resume and out is None:
         raise ConfigError("--resume goes on with the page of --out; name it")
     with status("starting"):
-        from filmstrip.config.checks import require_choice
-        from filmstrip.diagnostics.bench.plan import LARGE, PEERS, RESULTS
+        from filmstrip.diagnostics.bench.plan import LARGE, RESULTS, usable_peers
         from filmstrip.diagnostics.bench.run import Options
-    chosen_peers = _names(peers)
-    for name in chosen_peers:
-        require_choice("peer", name, PEERS)
+    chosen_peers = usable_peers(None if peers is None else _names(peers))
     page_plan = RESULTS + (LARGE if large else ())
     plan, startup = (page_plan, True) if results else _plan(sizes, dtypes, workloads)
     command = shlex.join(["filmstrip", *sys.argv[1:]])

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, quantize
+from gguf import GGMLQuantizationType
 
 from filmstrip.config import TextConfig
+from filmstrip.diagnostics.bench.llama_file import write_gguf as write_tensors
 from filmstrip.models.decoder import Decoder
 from filmstrip.shapes import Tensor
 from filmstrip.testing.tiny import random_tensor
@@ -24,22 +25,6 @@ TINY = TextConfig(
     head_dim=16,
     max_positions=256,
 )
-_OUTER = {
-    "token_embedding.weight": "token_embd.weight",
-    "final_norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-_INNER = {
-    "attention_norm": "attn_norm",
-    "attention.q_proj": "attn_q",
-    "attention.k_proj": "attn_k",
-    "attention.v_proj": "attn_v",
-    "attention.o_proj": "attn_output",
-    "mlp_norm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def find_gguf(package: str) -> Path | None:
@@ -68,67 +53,10 @@ def write_gguf(
     rope_factors: Tensor | None = None,
 ) -> Path:
     """Write `decoder`, its matrices as `kind`. `tokenizer` and `extra` are metadata by key; None leaves a key out."""
-    config = decoder.config
-    metadata: dict[str, Any] = {
-        "llama.context_length": config.max_positions,
-        "llama.embedding_length": config.hidden_size,
-        "llama.block_count": config.num_layers,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_heads,
-        "llama.attention.head_count_kv": config.num_kv_heads,
-        "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.rope.freq_base": config.rope.theta,
-        **(tokenizer or byte_level_tokenizer(config.vocab_size)),
-        **(extra or {}),
-    }
-    writer = GGUFWriter(path, metadata.pop("general.architecture", "llama"))
-    for key, value in metadata.items():
-        _add(writer, key, value)
-    for name, tensor in decoder.state_dict().items():
-        if name == "lm_head.weight" and config.tie_embeddings:
-            continue
-        stored = _neighbours(name, tensor, config).numpy()
-        of_kind = kind if stored.ndim > 1 else GGMLQuantizationType.F32
-        writer.add_tensor(_name(name), quantize(stored, of_kind), raw_dtype=of_kind)
-    if rope_factors is not None:
-        writer.add_tensor("rope_freqs.weight", rope_factors.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    elif value is not None:
-        writer.add_array(key, value)
-
-
-def _name(canonical: str) -> str:
-    if canonical in _OUTER:
-        return _OUTER[canonical]
-    _, layer, rest = canonical.split(".", 2)
-    part, _, suffix = rest.rpartition(".")
-    return f"blk.{layer}.{_INNER[part]}.{suffix}"
-
-
-def _neighbours(name: str, tensor: Tensor, config: TextConfig) -> Tensor:
-    """Query and key rows in llama.cpp's order, written as its converter does it (`LlamaModel.permute`)."""
-    heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
-    if heads is None:
-        return tensor
-    return (
-        tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
-    )
+    size = decoder.config.vocab_size
+    metadata = {"llama.vocab_size": None, **(tokenizer or byte_level_tokenizer(size)), **(extra or {})}
+    others = {} if rope_factors is None else {"rope_freqs.weight": rope_factors}
+    return write_tensors(path, decoder.config, decoder.state_dict().items(), kind, metadata, others)
 
 
 def byte_level_tokenizer(size: int, pre: str = "smollm") -> dict[str, Any]:

@@ -20,7 +20,7 @@ _SIDE = 2048
 _PROGRAM = ("api", "cache", "checkpoint", "generation", "inputs", "kernels", "media", "models", "ops", "text")
 _TRIAL = 0.4  # seconds: clocks of other processes' work tick in hundredths
 _TRIALS, _ENOUGH = 8, 3  # at most, and how many of them undisturbed
-_PACKAGES = ("filmstrip", "torch", "transformers")
+_PACKAGES = ("filmstrip", "torch", "transformers", "llama_cpp_python")
 
 
 @dataclass(frozen=True)

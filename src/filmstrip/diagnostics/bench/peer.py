@@ -15,7 +15,7 @@ from filmstrip.diagnostics.bench.machine import OtherWork
 from filmstrip.errors import FilmstripError
 
 _WORKER = "filmstrip.diagnostics.bench.worker"
-OURS, THEIRS = "filmstrip", "transformers"
+OURS, THEIRS, LLAMA = "filmstrip", "transformers", "llama.cpp"
 TIMEOUT = 3600.0  # seconds; half an hour goes into a 16-bit prompt of a large model on a CPU
 _LAST_LINES, _LAST_BYTES = 3, 4096
 
@@ -30,8 +30,8 @@ class Sample:
 
 
 class Peer:
-    """`filmstrip` or `transformers` in a process of its own; once it has started it waits, without work, until it is
-    asked, which may be before.
+    """`filmstrip`, `transformers` or `llama.cpp` in a process of its own; once it has started it waits, without work,
+    until it is asked, which may be before.
 
     Raises `FilmstripError` with the peer's last words when it ends, a request fails, or there is no answer for
     `timeout` seconds, after which the process is ended.

@@ -40,7 +40,7 @@ def _plain_limits(limits: Limits) -> dict[str, Any]:
 
 
 def _plain_row(row: Row) -> dict[str, Any]:
-    ratios = row.ratios
+    ratios = row.ratios()
     return {
         "size": row.size,
         "dtype": row.dtype,
@@ -48,7 +48,7 @@ def _plain_row(row: Row) -> dict[str, Any]:
         "tokens": row.tokens,
         "limit_seconds": row.limit,
         "share_of_limit": row.share,
-        "ratio": row.ratio,
+        "ratio": row.ratio(),
         "ratio_spread": [min(ratios), max(ratios)] if ratios else None,
         "peers": {
             name: {

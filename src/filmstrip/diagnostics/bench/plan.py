@@ -1,17 +1,19 @@
 """What is run: which workloads on which models, and what of it this machine has room for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from filmstrip.cache import kv_cache_bytes
 from filmstrip.config import ModelConfig
 from filmstrip.config.checks import require, require_choice
-from filmstrip.diagnostics.bench.peer import OURS, THEIRS
-from filmstrip.diagnostics.bench.sizes import NAMES, PRECISIONS, SIZES, model_bytes, plain_dtype
+from filmstrip.diagnostics.bench.peer import LLAMA, OURS, THEIRS
+from filmstrip.diagnostics.bench.sizes import NAMES, PRECISIONS, SIZES, model_bytes, plain_dtype, tower_bytes
 from filmstrip.diagnostics.bench.workloads import STEPS, WORKLOADS, Workload
 from filmstrip.diagnostics.params import PRECISION_BYTES
 
-PEERS = (OURS, THEIRS)
+PEERS = (OURS, THEIRS, LLAMA)
+_LLAMA_NEEDS = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
 START_UP = "start-up"  # the workload that is no model's: commands, timed from their start
 _TRAINED_IN = "float32"
 _TRAINING_COPIES = 4  # weights, gradients and the optimizer's two averages
@@ -32,8 +34,9 @@ class Part:
         return f"{self.size} {self.dtype}"
 
     def dtype_of(self, peer: str) -> str:
-        """What a peer is given: others have no weights of 8 or 4 bits, and run those that ours were made from."""
-        return self.dtype if peer == OURS else plain_dtype(self.dtype)
+        """What a peer is given: transformers has no weights of 8 or 4 bits here, and runs those that ours were made
+        from."""
+        return plain_dtype(self.dtype) if peer == THEIRS else self.dtype
 
 
 _DECODING = ("decode-64", "decode-64x4", "decode-64x8", "decode-2100", "decode-2100x4", "decode-2100x8")
@@ -87,15 +90,37 @@ def _allowed(dtype: str) -> tuple[str, ...]:
     return tuple(name for name, work in WORKLOADS.items() if work.kind != "train" or dtype == _TRAINED_IN)
 
 
+def usable_peers(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The peers of these names; None: all, llama.cpp where its libraries are installed.
+
+    Raises `ConfigError` for an unknown name, and for llama.cpp without them.
+    """
+    missing = [package for module, package in _LLAMA_NEEDS.items() if find_spec(module) is None]
+    if names is None:
+        return PEERS if not missing else (OURS, THEIRS)
+    for name in names:
+        require_choice("peer", name, PEERS)
+    install = " ".join(missing)
+    require(LLAMA not in names or not missing, f"{LLAMA} is not installed here (pip install {install})")
+    return tuple(names)
+
+
+def able(peer: str, workloads: Iterable[Workload]) -> list[Workload]:
+    """Those of some workloads that a peer can do."""
+    return [work for work in workloads if peer != LLAMA or work.kind == "decode"]
+
+
 def choose_peers(part: Part, peers: Sequence[str], free: int | None) -> tuple[tuple[str, ...], dict[str, str]]:
     """The peers whose weights fit into `free` bytes of memory together (None: unknown), and why the others do not.
 
-    All map their files, so the same file counts once. Where not all fit, this program runs alone.
+    All map their files, so the same file counts once; llama.cpp has one of its own, and is the first to be left out.
+    Where not all of the others fit, this program runs alone.
     """
     if part.size not in SIZES or free is None:
         return tuple(peers), {}
     room = int(free * _USABLE)
-    for chosen in (tuple(peers), tuple(name for name in peers if name == OURS)):
+    for left_out in ((), (LLAMA,), (LLAMA, THEIRS)):
+        chosen = tuple(name for name in peers if name not in left_out)
         if weights_bytes(part, chosen) <= room:
             why = f"not run: {_gigabytes(weights_bytes(part, peers))} of weights, {_gigabytes(free)} of memory free"
             return chosen, {name: why for name in peers if name not in chosen}
@@ -105,8 +130,10 @@ def choose_peers(part: Part, peers: Sequence[str], free: int | None) -> tuple[tu
 def weights_bytes(part: Part, peers: Sequence[str]) -> int:
     """What the weights of some peers take in memory together; of the embedded model next to nothing."""
     config = SIZES.get(part.size)
-    dtypes = {part.dtype_of(name) for name in peers}
-    return 0 if config is None else sum(model_bytes(config, dtype) for dtype in dtypes)
+    if config is None:
+        return 0
+    files = sum(model_bytes(config, dtype) for dtype in {part.dtype_of(name) for name in peers if name != LLAMA})
+    return files + (tower_bytes(config, part.dtype) if LLAMA in peers else 0)
 
 
 def shortage(part: Part, config: ModelConfig, workload: Workload, kept: dict[str, str], free: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from filmstrip.diagnostics.bench.peer import LLAMA, THEIRS
 from filmstrip.diagnostics.bench.rows import Row
 from filmstrip.diagnostics.bench.run import Results, Sitting
 from filmstrip.diagnostics.bench.sizes import plain_dtype
@@ -23,6 +24,11 @@ again, as long as that is not too often.
 A *cold* load is the first one of a process whose libraries are loaded, from files that are not in memory; both programs
 map them and read most of them later. Decoding is timed by the token, a *second question* from decoded frames to the
 first token; transformers, in its default use, reads the whole prompt again, from frames that are prepared already."""
+
+_LLAMA = """\
+llama.cpp {version} runs the text tower alone, and only decodes, from a file of the same weights: 16-bit ones as its
+F16, int8 as Q8_0, int4 as Q4_0. Keys and values are in float16; flash attention is off, which makes it faster on a
+CPU."""
 
 
 def as_markdown(results: Results) -> str:
@@ -60,6 +66,7 @@ def _head(results: Results) -> list[str]:
         *(_limits(sitting, options.quiet) for sitting in results.sittings),
         "",
         _LEGEND.format(rounds=options.rounds, quiet=options.quiet),
+        *(["", _LLAMA.format(version=machine["llama_cpp_python"])] if LLAMA in options.peers else []),
     ]
 
 
@@ -83,7 +90,7 @@ def _targets(judgements: Iterable[Judgement]) -> list[str]:
         least = "" if target.least is None else f"{target.least:g}x"
         if target.share is not None:
             least += f" and {target.share:.0%} of the limit"
-        stretch = target.stretch_said if target.stretch is None else f"{target.stretch:g}x"
+        stretch = _stretch(judgement) if target.stretch is None else f"{target.stretch:g}x"
         measured = "" if judgement.ratio is None else f"{judgement.ratio:.2f}x{_range(judgement.spread)}"
         share = "" if judgement.share is None else f"{judgement.share:.0%}"
         lines.append(f"| {target.title} | {least} | {stretch} | {measured} | {share} | {judgement.verdict} |")
@@ -92,16 +99,22 @@ def _targets(judgements: Iterable[Judgement]) -> list[str]:
     return [*lines, *([""] if notes else []), *notes]
 
 
-def _table(rows: list[Row], peers: tuple[str, ...]) -> list[str]:
-    times = " | ".join(f"{peer} | peak" for peer in peers)
-    lines = [f"| work | {times} | ratio | share of limit | samples | dropped |"]
-    lines.append("|" + "---|" * (2 * len(peers) + 5))
+def _stretch(judgement: Judgement) -> str:
+    said, found = judgement.target.stretch_said, judgement.to_peer
+    return said if found is None else f"{said} ({found:.2f}x)"
+
+
+def _table(rows: list[Row], peers: Iterable[str]) -> list[str]:
+    decoded = any(row.samples.get(LLAMA) for row in rows)
+    peers = [peer for peer in peers if peer != LLAMA or decoded]
+    others = {"ratio": THEIRS} | ({f"ratio to {LLAMA}": LLAMA} if decoded else {})
+    columns = [cell for peer in peers for cell in (peer, "peak")] + [*others, "share of limit", "samples", "dropped"]
+    lines = [f"| work | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
     for row in rows:
         cells = [row.workload]
         for peer in peers:
             cells += [_time(row, peer), _peak(row, peer)]
-        pairs = row.ratios
-        cells.append("" if row.ratio is None else f"{row.ratio:.2f}{_range((min(pairs), max(pairs)))}")
+        cells += [_ratio(row, other) for other in others.values()]
         cells.append("" if row.share is None else f"{row.share:.0%}")
         cells.append(", ".join(str(len(row.samples.get(peer, []))) for peer in peers))
         cells.append(str(sum(row.dropped.values())))
@@ -129,6 +142,11 @@ def _time(row: Row, peer: str) -> str:
         return ""
     tokens = "" if rate is None else f", {rate:.3g} tokens/s"
     return f"{duration(median)} ({duration(min(seconds))}–{duration(max(seconds))}){tokens}"
+
+
+def _ratio(row: Row, peer: str) -> str:
+    ratio, pairs = row.ratio(peer), row.ratios(peer)
+    return "" if ratio is None else f"{ratio:.2f}{_range((min(pairs), max(pairs)))}"
 
 
 def _peak(row: Row, peer: str) -> str:

@@ -42,16 +42,14 @@ class Row:
         median = self.median(peer)
         return self.tokens / median if self.tokens and median else None
 
-    @property
-    def ratio(self) -> float | None:
-        """How many times as long the reference takes; above 1 this program is faster."""
-        ours, theirs = self.median(OURS), self.median(THEIRS)
+    def ratio(self, peer: str = THEIRS) -> float | None:
+        """How many times as long another program takes; above 1 this one is faster."""
+        ours, theirs = self.median(OURS), self.median(peer)
         return None if not ours or not theirs else theirs / ours
 
-    @property
-    def ratios(self) -> list[float]:
+    def ratios(self, peer: str = THEIRS) -> list[float]:
         """The ratio of each pair of samples, in the order in which they were taken."""
-        return [other / own for own, other in zip(self.seconds(OURS), self.seconds(THEIRS), strict=False)]
+        return [other / own for own, other in zip(self.seconds(OURS), self.seconds(peer), strict=False)]
 
     @property
     def share(self) -> float | None:

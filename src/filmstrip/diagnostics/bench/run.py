@@ -14,8 +14,8 @@ from filmstrip.config import ModelConfig
 from filmstrip.diagnostics.bench.limits import limit_seconds, work_flops
 from filmstrip.diagnostics.bench.machine import Limits, describe_machine, measure_limits
 from filmstrip.diagnostics.bench.page_cache import evict
-from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample
-from filmstrip.diagnostics.bench.plan import PEERS, START_UP, Part, choose_peers, plan_product, shortage
+from filmstrip.diagnostics.bench.peer import LLAMA, OURS, THEIRS, Peer, Sample
+from filmstrip.diagnostics.bench.plan import START_UP, Part, able, choose_peers, plan_product, shortage
 from filmstrip.diagnostics.bench.rows import Row, take_in_turn
 from filmstrip.diagnostics.bench.sizes import checkpoint_for, plain_dtype, require_directory
 from filmstrip.diagnostics.bench.startup import Start, startup_commands, time_command
@@ -36,7 +36,7 @@ class Options:
 
     cache: Path
     plan: tuple[Part, ...] = plan_product(("tiny", "S"), ("float32",))
-    peers: tuple[str, ...] = PEERS
+    peers: tuple[str, ...] = (OURS, THEIRS)
     rounds: int = 7
     threads: int = 2
     quiet: float = 0.1
@@ -130,13 +130,15 @@ def _time_part(part: Part, results: Results, note: Note, keep: Callable[[Results
     if not peers:
         raise FilmstripError("; ".join(dict.fromkeys(failed.values())))
     note(f"{part.title}: writing weights, if they are not there")
-    directories = {name: checkpoint_for(part.size, part.dtype_of(name), options.cache) for name in peers}
-    config = read_checkpoint(directories[peers[0]]).config
+    directories = {name: _directory(name, part, options.cache) for name in peers}
+    others = [directory for name, directory in directories.items() if name != LLAMA]
+    config = read_checkpoint((others or [checkpoint_for(part.size, plain_dtype(part.dtype), options.cache)])[0]).config
     works = [WORKLOADS[name] for name in part.workloads]
     for work in (work for work in works if work.cold):
         note(f"{part.title}: {work.name}")
         row = Row(part.size, part.dtype, work.name, failed=dict(failed))
-        takers = {name: partial(_load_cold, name, directories[name], part, options) for name in peers}
+        loading = [name for name in peers if able(name, [work])]
+        takers = {name: partial(_load_cold, name, directories[name], part, options) for name in loading}
         take_in_turn(row, takers, options.rounds, options.quiet)
         results.rows.append(row)
         keep(results)
@@ -144,15 +146,27 @@ def _time_part(part: Part, results: Results, note: Note, keep: Callable[[Results
     if not rest:
         return
     with ExitStack() as stack:
-        model = _open(part, config, directories, options, stack)
-        if len(model.peers) > 1 and part.title not in results.agreement:
-            results.agreement[part.title] = _too_slow(part, config, results.limits) or _agreement(model.peers)
+        needed = {name: directory for name, directory in directories.items() if able(name, rest)}
+        model = _open(part, config, needed, options, stack)
+        seeing = [peer for peer in model.peers if peer.name != LLAMA]
+        if len(seeing) > 1 and part.title not in results.agreement:
+            results.agreement[part.title] = _too_slow(part, config, results.limits) or _agreement(seeing)
         for work in rest:
             note(f"{part.title}: {work.name}")
             row = Row(part.size, part.dtype, work.name, work.tokens, failed=failed | model.failed)
             _time_row(row, work, model, results, free)
             results.rows.append(row)
             keep(results)
+
+
+def _directory(peer: str, part: Part, cache: Path) -> Path:
+    """What a peer loads, written if it is not there yet."""
+    if peer != LLAMA:
+        return checkpoint_for(part.size, part.dtype_of(peer), cache)
+    from filmstrip.diagnostics.bench.llama_file import KINDS, write_text_tower
+
+    source = checkpoint_for(part.size, plain_dtype(part.dtype), cache)
+    return write_text_tower(source, cache / f"{source.name}-{KINDS[part.dtype]}", part.dtype)
 
 
 @dataclass(frozen=True)
@@ -171,11 +185,12 @@ def _time_row(row: Row, work: Workload, model: _Model, results: Results, free: i
     options, part, config = results.options, model.part, model.config
     if OURS in model.told:
         row.limit = limit_seconds(config, work, part.dtype, results.limits, **model.told[OURS])
-    missing = shortage(part, config, work, {name: said["kept"] for name, said in model.told.items()}, free)
+    kept = {name: said["kept"] for name, said in model.told.items() if able(name, [work])}
+    missing = shortage(part, config, work, kept, free)
     if missing:
         row.remarks.append(missing)
         return
-    ready = {peer.name: peer.sample for peer in _prepare(model.peers, work, row)}
+    ready = {peer.name: peer.sample for peer in _prepare([one for one in model.peers if one.name in kept], work, row)}
     take_in_turn(row, ready, options.rounds, options.quiet)
 
 

@@ -181,5 +181,11 @@ def model_bytes(config: ModelConfig, dtype: str) -> int:
     return inference_weights(config, _work(stored, dtype if dtype in QUANTISED_BITS else None, stored))
 
 
+def tower_bytes(config: ModelConfig, dtype: str) -> int:
+    """About what a file of the text tower alone takes, as llama.cpp reads it."""
+    stored = plain_dtype(dtype)
+    return inference_weights(config.text, _work(stored, dtype if dtype in QUANTISED_BITS else None, stored))
+
+
 def _work(stored: str, quantised: str | None, arithmetic: str) -> Workload:
     return Workload(dtype=stored, quantize=quantised, compute="stored" if arithmetic == stored else arithmetic)

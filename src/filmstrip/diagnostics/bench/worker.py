@@ -1,6 +1,6 @@
 """A peer's process: it is told what to do in lines of JSON and answers in lines of JSON.
 
-python -m filmstrip.diagnostics.bench.worker filmstrip|transformers
+python -m filmstrip.diagnostics.bench.worker filmstrip|transformers|llama.cpp
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from filmstrip.checkpoint.resolve import resolve
+from filmstrip.diagnostics.bench.peer import LLAMA, OURS
 from filmstrip.diagnostics.bench.workloads import Runner, Work, Workload
 from filmstrip.diagnostics.tracker import resident_gauge
 
@@ -90,10 +91,14 @@ def _settle(threads: int) -> None:
 
 
 def _make(peer: str) -> Runner:
-    if peer == "filmstrip":
+    if peer == OURS:
         from filmstrip.diagnostics.bench.ours import Ours
 
         return Ours()
+    if peer == LLAMA:
+        from filmstrip.diagnostics.bench.llama import Llama
+
+        return Llama()
     from filmstrip.diagnostics.bench.theirs import Theirs
 
     return Theirs()
