@@ -1,5 +1,6 @@
 """Aggregations from the command line: the life of a checkpoint, a whole experiment, one line for what is wrong."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,16 @@ def test_an_experiment_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert set(variants["resampler"]["all"]["accuracy"]) == set(evaluate.CONDITIONS)
     assert "is not empty" in refused(*call)
     # As if it had been interrupted while one variant was evaluated: nothing is trained again.
-    Path("out/resampler/result.json").unlink()
+    for written in ("resampler/result.json", "results.json"):
+        Path("out", written).unlink()
     logs = {path: path.read_bytes() for path in Path("out").glob("*/language/log.jsonl")}
     again = succeed(*call, "--resume")
     assert "keep-all: already there" in again.err and "resampler: already there" not in again.err
     assert logs == {path: path.read_bytes() for path in Path("out").glob("*/language/log.jsonl")}
     assert Path("out/resampler/result.json").is_file()
+    shutil.rmtree("out/keep-all")
+    whole = succeed(*call, "--resume", "--json")
+    assert "keep-all: already there" in whole.err and set(whole.json["variants"]) == set(variants)
     other = run(*call[:-3], "2", "--output", "out", "--resume")
     assert other.code == 2
     assert "another recipe, length or test (clips differs)" in other.err.splitlines()[-1]

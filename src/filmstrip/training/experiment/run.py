@@ -175,15 +175,21 @@ def _identity(variant: Variant, options: ExperimentOptions) -> dict[str, Any]:
 
 
 def _stored(variant: Variant, output: Path, options: ExperimentOptions) -> dict[str, Any] | None:
-    """An earlier result, None where there is none. Raises `FilmstripError` for one of something else."""
-    path = output / variant.name / RESULT
-    if not path.is_file():
+    """An earlier result, None where there is none. Raises `FilmstripError` for one of something else.
+
+    It is in the variant's directory, or, where that is gone, among the results of the whole.
+    """
+    own, whole = output / variant.name / RESULT, output / RESULTS
+    if own.is_file():
+        path, result = own, read_json(own)
+    elif whole.is_file() and variant.name in (known := read_json(whole)["variants"]):
+        path, result = whole, known[variant.name]
+    else:
         return None
-    result = read_json(path)
     for key, value in _identity(variant, options).items():
         if result.get(key) != value:
             raise FilmstripError(
-                f"{path} is the result of another recipe, length or test ({key} differs); give the same ones, or "
+                f"{path} has the result of another recipe, length or test ({key} differs); give the same ones, or "
                 "another --output"
             )
     return result
