@@ -1,5 +1,6 @@
 """Help, start-up and the words for a command that is not one."""
 
+import os
 import re
 import subprocess
 import sys
@@ -45,6 +46,18 @@ sys.exit(f"imported: {{sorted(heavy)}}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "2000"), ("7", "7")])
+def test_threads_that_wait_sleep_soon(given: str | None, found: str) -> None:
+    """Before PyTorch is imported, which reads it then, and not against what the user has set."""
+    code = "import sys, os, filmstrip.cli.main; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    others = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment = others if given is None else others | {"GOMP_SPINCOUNT": given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment
+    )
+    assert done.stdout.split() == [found, "False"]
 
 
 def test_a_model_is_built_without_the_compiler(checkpoint: Path, clip: Path) -> None:

@@ -29,6 +29,11 @@ from filmstrip.cli import (
 )
 from filmstrip.errors import FilmstripError
 
+# GNU's OpenMP reads this when PyTorch loads it: how often a thread looks whether there is work before it sleeps. By
+# default that takes milliseconds, and where something else runs on the same cores, threads spend them waiting for one
+# that is not running; so few take microseconds.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
 UsageError: type[Any] = typer.BadParameter.__bases__[0]  # newer versions of typer carry their own copy of click
 
 app = typer.Typer(
