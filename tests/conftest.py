@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("FILMSTRIP_KERNELS", "wait")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the command line does
 
 import pytest
 import torch
