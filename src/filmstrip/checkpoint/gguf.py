@@ -20,12 +20,13 @@ from filmstrip.ops.rope import inverse_frequencies
 from filmstrip.shapes import Float, Tensor
 
 ROPE_FACTORS = "rope_freqs.weight"
-_OUTER = {
+# llama.cpp's names of tensors and their names in `Decoder`: outside of blocks, and of the parts of a block.
+OUTER_NAMES = {
     "token_embd.weight": "token_embedding.weight",
     "output_norm.weight": "final_norm.weight",
     "output.weight": "lm_head.weight",
 }
-_BLOCK = {
+BLOCK_NAMES = {
     "attn_norm": "attention_norm",
     "attn_q": "attention.q_proj",
     "attn_k": "attention.k_proj",
@@ -115,7 +116,7 @@ def gguf_tensors(file: GgufFile, config: TextConfig, dtype: torch.dtype) -> dict
         if name == ROPE_FACTORS:
             continue  # it is part of the configuration here
         lazy = file.lazy(name, dtype)
-        canonical = _OUTER.get(name) or _block_name(name)
+        canonical = OUTER_NAMES.get(name) or _block_name(name)
         if canonical is None:
             raise CheckpointError(f"{file.path}: tensor {name[:80]!r} has no place in a LLaMA")
         heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(name.split(".")[-2])
@@ -141,8 +142,8 @@ def _reordered(lazy: LazyTensor, num_heads: int) -> Callable[[], Tensor]:
 def _block_name(name: str) -> str | None:
     """`blk.7.attn_q.weight` under this package's name."""
     parts = name.split(".")
-    known = len(parts) == 4 and parts[0] == "blk" and parts[2] in _BLOCK and parts[3] in ("weight", "bias")
-    return f"blocks.{parts[1]}.{_BLOCK[parts[2]]}.{parts[3]}" if known else None
+    known = len(parts) == 4 and parts[0] == "blk" and parts[2] in BLOCK_NAMES and parts[3] in ("weight", "bias")
+    return f"blocks.{parts[1]}.{BLOCK_NAMES[parts[2]]}.{parts[3]}" if known else None
 
 
 def _rope(file: GgufFile, fields: Fields, config: TextConfig) -> RopeConfig:

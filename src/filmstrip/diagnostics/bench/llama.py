@@ -47,9 +47,9 @@ class Llama(Runner):
         """Greedy tokens of `batch` sequences behind a prompt of `context` random ids, which is read once."""
         self._new_context(workload.batch, workload.context + STEPS)
         ids = np.random.default_rng(2).integers(3, self.vocab_size, workload.context).tolist()
-        for start in range(0, workload.context - 1, _CHUNK):
-            part = ids[start : min(start + _CHUNK, workload.context - 1)]
-            self._step([(token, start + place, 0) for place, token in enumerate(part)], outputs=1)
+        prompt = [(token, place, 0) for place, token in enumerate(ids[:-1])]
+        for start in range(0, len(prompt), _CHUNK):
+            self._step(prompt[start : start + _CHUNK], outputs=1)
         memory = llama_cpp.llama_get_memory(self.context)
         for row in range(1, workload.batch):
             llama_cpp.llama_memory_seq_cp(memory, 0, row, -1, -1)

@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, quantize
 
 from filmstrip.checkpoint.atomic import atomic_directory
 from filmstrip.checkpoint.convert_source import read_source
+from filmstrip.checkpoint.gguf import BLOCK_NAMES, OUTER_NAMES
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.config import TextConfig
 from filmstrip.shapes import Float, Tensor
@@ -18,22 +19,8 @@ GGUF_FILE = "model.gguf"
 KINDS = {"float32": "F32", "bfloat16": "F16", "float16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 _TOWER = "text_tower."
 _NO_VOCABULARY = {"tokenizer.ggml.model": "none"}  # ids go in and come out
-_OUTER = {
-    "token_embedding.weight": "token_embd.weight",
-    "final_norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-_INNER = {
-    "attention_norm": "attn_norm",
-    "attention.q_proj": "attn_q",
-    "attention.k_proj": "attn_k",
-    "attention.v_proj": "attn_v",
-    "attention.o_proj": "attn_output",
-    "mlp_norm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
+_OUTER = {ours: theirs for theirs, ours in OUTER_NAMES.items()}
+_BLOCK = {ours: theirs for theirs, ours in BLOCK_NAMES.items()}
 
 
 def write_text_tower(checkpoint: Path, directory: Path, dtype: str) -> Path:
@@ -113,7 +100,7 @@ def _name(canonical: str) -> str:
         return _OUTER[canonical]
     _, layer, rest = canonical.split(".", 2)
     part, _, suffix = rest.rpartition(".")
-    return f"blk.{layer}.{_INNER[part]}.{suffix}"
+    return f"blk.{layer}.{_BLOCK[part]}.{suffix}"
 
 
 def _stored(name: str, tensor: Float[Tensor, "rows *D"], config: TextConfig) -> np.ndarray:

@@ -126,14 +126,14 @@ def _time_part(part: Part, results: Results, note: Note, keep: Callable[[Results
     Raises `FilmstripError` when the model cannot be had.
     """
     options, free = results.options, free_memory(torch.device("cpu"))
-    peers, failed = choose_peers(part, options.peers, free)
+    works = [WORKLOADS[name] for name in part.workloads]
+    peers, failed = choose_peers(part, [name for name in options.peers if able(name, works)], free)
     if not peers:
-        raise FilmstripError("; ".join(dict.fromkeys(failed.values())))
+        raise FilmstripError("; ".join(dict.fromkeys(failed.values())) or f"not what {LLAMA} can do")
     note(f"{part.title}: writing weights, if they are not there")
     directories = {name: _directory(name, part, options.cache) for name in peers}
     others = [directory for name, directory in directories.items() if name != LLAMA]
     config = read_checkpoint((others or [checkpoint_for(part.size, plain_dtype(part.dtype), options.cache)])[0]).config
-    works = [WORKLOADS[name] for name in part.workloads]
     for work in (work for work in works if work.cold):
         note(f"{part.title}: {work.name}")
         row = Row(part.size, part.dtype, work.name, failed=dict(failed))
@@ -146,8 +146,7 @@ def _time_part(part: Part, results: Results, note: Note, keep: Callable[[Results
     if not rest:
         return
     with ExitStack() as stack:
-        needed = {name: directory for name, directory in directories.items() if able(name, rest)}
-        model = _open(part, config, needed, options, stack)
+        model = _open(part, config, directories, options, stack)
         seeing = [peer for peer in model.peers if peer.name != LLAMA]
         if len(seeing) > 1 and part.title not in results.agreement:
             results.agreement[part.title] = _too_slow(part, config, results.limits) or _agreement(seeing)
