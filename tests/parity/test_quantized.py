@@ -63,6 +63,18 @@ def test_the_kernel_multiplies_with_what_is_stored(bits: int, rows: int) -> None
         torch.testing.assert_close(product(x, stored), theirs, atol=1e-4, rtol=0)
 
 
+@needs_kernels
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16", "8", "4"])
+def test_a_row_of_a_product_equals_the_row_alone(stored: str) -> None:
+    """Bit for bit, though how many rows and vectors are multiplied at once depends on the batch."""
+    weight = weights(37, 192)
+    matrix = quantize(weight, int(stored), 32) if stored.isdigit() else StoredMatrix(weight.to(getattr(torch, stored)))
+    x = torch.randn(8, 192, generator=torch.Generator().manual_seed(3))
+    alone = torch.cat([product(row[None], matrix) for row in x])
+    for rows in range(2, 9):
+        assert torch.equal(product(x[:rows], matrix), alone[:rows])
+
+
 def test_many_rows_multiply_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("filmstrip.kernels.products.PIECE", 1000)
     monkeypatch.setattr("filmstrip.kernels.products._local", type("Local", (), {})())

@@ -12,11 +12,12 @@ from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.generation.fused import fused_decoding
 from filmstrip.generation.step import decode_step, new_cache, prefill
 from filmstrip.kernels import StoredMatrix, find_kernels, product, products
-from filmstrip.models.wide import StoredLinear, set_compute, widen
+from filmstrip.models.wide import StoredLinear, is_stored, set_compute, widen
 from filmstrip.testing.tolerances import TOLERANCES
 from tests.models import GOLDEN, TEXT, random_model
 
 BOUND = TOLERANCES["widened products"].bound
+NARROW_BOUND = TOLERANCES["compiled step, 16-bit cache"].bound
 HALVES = [torch.bfloat16, torch.float16]
 CPU = torch.device("cpu")
 
@@ -78,6 +79,44 @@ def test_the_compiled_step_reads_16_bit(dtype: torch.dtype, biases: bool, batch:
         for token in range(3):
             new = torch.arange(batch) + token
             torch.testing.assert_close(fused(new), decode_step(plain, caches[1], new), atol=BOUND, rtol=0)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_that_works_in_16_bits_may_step_in_float32(dtype: torch.dtype, tied: bool) -> None:
+    model, plain = (random_model(replace(GOLDEN, text=replace(TEXT, tie_embeddings=tied))) for _ in range(2))
+    model, plain = model.to(dtype).requires_grad_(False), plain.to(dtype).float().requires_grad_(False)
+    plain.kv_dtype = dtype
+    caches = [new_cache(each, 2, 12) for each in (model, plain)]
+    before = {name: (value.data_ptr(), value.dtype) for name, value in model.named_parameters()}
+    with torch.inference_mode():
+        prefill(model, caches[0], model.text_tower.token_embedding(torch.arange(9).expand(2, -1)))
+        caches[1].load({name: getattr(caches[0], name)[:, :, :, :9] for name in ("keys", "values")})
+        assert fused_decoding(model, caches[0]) is None  # it was not allowed to
+        model.wide_steps = True
+        fused = fused_decoding(model, caches[0])
+        assert fused is not None
+        for token in range(3):
+            new = torch.arange(2) + token
+            ours, theirs = fused(new), decode_step(plain, caches[1], new)
+            assert fused.agrees
+            torch.testing.assert_close(ours, theirs, atol=NARROW_BOUND, rtol=0)
+    assert {name: (value.data_ptr(), value.dtype) for name, value in model.named_parameters()} == before
+    assert not is_stored(model)
+
+
+@needs_kernels
+def test_a_step_in_float32_sees_weights_that_were_changed_since() -> None:
+    model = random_model().bfloat16().requires_grad_(False)
+    model.wide_steps, logits = True, []
+    for scale in (1.0, 2.0):
+        model.text_tower.final_norm.weight.mul_(scale)
+        cache = new_cache(model, 1, 4)
+        with torch.inference_mode():
+            prefill(model, cache, model.text_tower.token_embedding(torch.tensor([[3, 4]])))
+            logits.append(fused_decoding(model, cache)(torch.tensor([5])))
+    torch.testing.assert_close(logits[1], 2 * logits[0])
 
 
 @needs_kernels

@@ -88,6 +88,7 @@ class OpenedModel(RequestBuilder):
         works_in = set_compute(model, compute, getattr(torch, report.dtype), self.device)
         kept_in = _as_kept(kv, works_in)
         model.kv_dtype = kept_in
+        model.wide_steps = compute == "auto"
         model.eos_token_ids = self.checkpoint.generation.eos_ids
         preset = self.program.preset
         warnings = (*report.warnings, *self.processor.tokenizer.warnings, *self.program.notes)

@@ -1,8 +1,11 @@
 """`decode_step` in one call of a compiled kernel, where there is one and it computes the same.
 
-The twin is `step.decode_step`, which anything unusual goes through: a GPU, hooks, layers of other kinds or sizes,
-16-bit arithmetic, more rows than the kernel has registers for. Both give the same logits but for rounding
-(`tests/parity/test_kernels.py`).
+The twin is `step.decode_step`, which anything unusual goes through: a GPU, hooks, layers of other kinds or sizes, more
+rows than the kernel has registers for. Both give the same logits but for rounding (`tests/parity/test_kernels.py`).
+
+The kernel works in float32. Where a model of 16-bit weights works in 16 bits, because this processor multiplies
+matrices faster so, a few rows are still bound by reading memory, and the kernel reads it faster; its twin is then the
+model with a text tower that works in float32.
 """
 
 from types import FunctionType
@@ -13,17 +16,27 @@ from torch import nn
 from filmstrip.cache import KVCache
 from filmstrip.config import TextConfig
 from filmstrip.generation.step import decode_step
-from filmstrip.kernels import FLOAT_KINDS, MAX_ROWS, FusedStep, Kernels, Projections, StoredMatrix, find_kernels
+from filmstrip.kernels import (
+    FLOAT_KINDS,
+    HALF_DTYPES,
+    MAX_ROWS,
+    FusedStep,
+    Kernels,
+    Projections,
+    StoredMatrix,
+    find_kernels,
+)
 from filmstrip.models import VideoLlava
 from filmstrip.models import decoder as twin
 from filmstrip.models.decoder import Decoder, DecoderAttention, DecoderBlock, RMSNorm, SwiGLU
 from filmstrip.models.record import has_hooks
-from filmstrip.models.wide import StoredLinear, WideEmbedding
+from filmstrip.models.wide import StoredLinear, WideEmbedding, with_wide_text_tower
 from filmstrip.ops.masks import token_positions
 from filmstrip.ops.rope import inverse_frequencies, rotary_tables
 from filmstrip.shapes import Float, Int, Tensor
 
-_AGREES = "_kernel_agrees"  # of a decoder: by the code that ran, whether the kernel computes what that does
+Agreement = dict[tuple[object, ...], bool]  # by the code that ran: whether the kernel computes what that does
+_AGREES = "_kernel_agrees"  # of a decoder
 _APART = 1e-3  # of the largest logit: far above rounding, far below any other equation
 
 
@@ -35,10 +48,10 @@ class FusedDecoding:
     was changed since is looked at anew.
     """
 
-    def __init__(self, kernels: Kernels, model: VideoLlava, cache: KVCache) -> None:
+    def __init__(self, kernels: Kernels, model: VideoLlava, cache: KVCache, known: Agreement) -> None:
         decoder = model.text_tower
         self.model, self.embedding, self.cache = model, decoder.token_embedding.weight, cache
-        config, self._code = decoder.config, _code()
+        config, self._code, self._known = decoder.config, _code(), known
         self._inv_freq = inverse_frequencies(config.rope, config.head_dim, config.max_positions)
         self._step = FusedStep(
             kernels,
@@ -53,7 +66,7 @@ class FusedDecoding:
         self, ids_B: Int[Tensor, "B"], attention_mask: Int[Tensor, "B S"] | None = None
     ) -> Float[Tensor, "B W"]:
         """As `step.decode_step`: one new token per row; logits of the token after it."""
-        known = vars(self.model.text_tower).setdefault(_AGREES, {})
+        known = self._known
         if self._code not in known:
             length = self.cache.length
             twin_BW = decode_step(self.model, self.cache, ids_B, attention_mask)
@@ -68,7 +81,7 @@ class FusedDecoding:
     @property
     def agrees(self) -> bool:
         """Whether the kernel is what runs: False before the first step, and where it differs from the twin."""
-        return vars(self.model.text_tower).get(_AGREES, {}).get(self._code, False)
+        return self._known.get(self._code, False)
 
     def _run_twin(self, ids_B: Tensor, attention_mask: Tensor | None) -> Float[Tensor, "B W"]:
         return decode_step(self.model, self.cache, ids_B, attention_mask)
@@ -97,18 +110,22 @@ def _code() -> tuple[object, ...]:
 def fused_decoding(model: VideoLlava, cache: KVCache) -> FusedDecoding | None:
     """The fused step for a model and a cache, or None where it cannot be had or would not compute the same."""
     decoder = model.text_tower
-    if not _fits(decoder, cache):
+    if not _is_usual(decoder, cache):
         return None
     kernels, _ = find_kernels()
-    return None if kernels is None else FusedDecoding(kernels, model, cache)
+    if kernels is None:
+        return None
+    known: Agreement = vars(decoder).setdefault(_AGREES, {})
+    if decoder.compute_dtype in HALF_DTYPES and model.wide_steps:
+        model = with_wide_text_tower(model)
+    return FusedDecoding(kernels, model, cache, known) if _fits(model.text_tower) else None
 
 
-def _fits(decoder: Decoder, cache: KVCache) -> bool:
+def _is_usual(decoder: Decoder, cache: KVCache) -> bool:
     config = decoder.config
-    usual = (
+    return (
         cache.keys.device.type == "cpu"
         and cache.keys.dtype in FLOAT_KINDS
-        and decoder.compute_dtype == torch.float32
         and cache.keys.shape[0] == len(decoder.blocks)
         and cache.keys.shape[1] <= MAX_ROWS
         and config.activation in ("silu", "swish")
@@ -118,7 +135,11 @@ def _fits(decoder: Decoder, cache: KVCache) -> bool:
         and not has_hooks(decoder)
         and not any("forward" in vars(module) for module in decoder.modules())  # of one module alone
     )
-    return usual and all(_is_plain(block, config) for block in decoder.blocks) and _is_plain_end(decoder)
+
+
+def _fits(decoder: Decoder) -> bool:
+    config, in_float32 = decoder.config, decoder.compute_dtype == torch.float32
+    return in_float32 and all(_is_plain(block, config) for block in decoder.blocks) and _is_plain_end(decoder)
 
 
 def _is_plain(block: nn.Module, config: TextConfig) -> bool:

@@ -46,6 +46,7 @@ struct Matrix {
 namespace {
 
 constexpr int MAX_ROWS = 8;
+constexpr int NEAR = 2;  // for __builtin_prefetch: into the second nearest cache
 
 inline Vector load(const float* p) { return *(const StoredFloats*)p; }
 
@@ -90,15 +91,39 @@ inline Vector load(const Float16* p) {
 #endif
 }
 
-inline Vector load(const int8_t* p) {
-  return __builtin_convertvector(__builtin_convertvector(*(const StoredBytes*)p, Ints), Vector);
+// LANES bytes as whole numbers. By name, since GCC makes code of `__builtin_convertvector` that takes them one by one.
+inline Ints wide(const int8_t* p) {
+#if defined(__AVX512F__)
+  return (Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  return __builtin_convertvector(*(const StoredBytes*)p, Ints);
+#endif
 }
+inline Ints wide(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  return __builtin_convertvector(*(const StoredNibbles*)p, Ints);
+#endif
+}
+
+inline Vector load(const int8_t* p) { return __builtin_convertvector(wide(p), Vector); }
 
 // Both halves of LANES bytes of INT4.
 inline void load(const uint8_t* p, Vector& low, Vector& high) {
-  const Ints wide = __builtin_convertvector(*(const StoredNibbles*)p, Ints);
-  low = __builtin_convertvector((wide & 15) - 8, Vector);
-  high = __builtin_convertvector((wide >> 4) - 8, Vector);
+  const Ints both = wide(p);
+#if defined(__AVX512F__)
+  const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  low = (Vector)_mm512_permutexvar_ps((__m512i)both, values);  // by the four lowest bits
+  high = (Vector)_mm512_permutexvar_ps((__m512i)(both >> 4), values);
+#else
+  low = __builtin_convertvector((both & 15) - 8, Vector);
+  high = __builtin_convertvector((both >> 4) - 8, Vector);
+#endif
 }
 
 inline float as_float(float x) { return x; }
@@ -144,7 +169,8 @@ inline void round_to(Float16* out, const float* x, int64_t count) {
   }
 }
 
-// R rows of a matrix times B vectors, which lie `stride` apart: out[r][b]. Sums run in R * B registers.
+// R rows of a matrix times B vectors, which lie `stride` apart: out[r][b]. Sums run in R * B registers, in an order that
+// depends on neither. What the next rows will read is asked for ahead: arithmetic would otherwise let memory wait.
 template <int R, int B, typename Weight>
 inline void dot_rows(const Weight* w, const float* x, int64_t cols, int64_t stride, float (*out)[MAX_ROWS]) {
   Vector sums[R][B] = {};
@@ -155,6 +181,7 @@ inline void dot_rows(const Weight* w, const float* x, int64_t cols, int64_t stri
     for (int b = 0; b < B; b++) inputs[b] = load(x + b * stride + c);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
+      __builtin_prefetch(w + (r + R) * cols + c, 0, NEAR);
       const Vector weights = load(w + r * cols + c);
 #pragma GCC unroll 8
       for (int b = 0; b < B; b++) sums[r][b] += weights * inputs[b];
@@ -168,94 +195,121 @@ inline void dot_rows(const Weight* w, const float* x, int64_t cols, int64_t stri
     }
 }
 
-template <int B>
-inline void dot_int8(const int8_t* w, const Float16* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
-                     float* out) {
-  Vector sums[B] = {};
-  for (int64_t start = 0; start < cols; start += group, scales++) {
-    Vector parts[B] = {};
-    for (int64_t c = start; c < start + group; c += LANES) {
-      const Vector weights = load(w + c);
-      for (int b = 0; b < B; b++) parts[b] += weights * load(x + b * stride + c);
-    }
-    const float scale = as_float(*scales);
-    for (int b = 0; b < B; b++) sums[b] += parts[b] * scale;
-  }
-  for (int b = 0; b < B; b++) out[b] = sum(sums[b]);
-}
-
-template <int B>
-inline void dot_int4(const uint8_t* w, const Float16* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
-                     float* out) {
-  Vector sums[B] = {};
-  const int64_t half = group / 2;
-  for (int64_t start = 0; start < cols; start += group, scales++, w += half) {
-    Vector parts[B] = {};
-    for (int64_t c = 0; c < half; c += LANES) {
-      Vector low, high;
-      load(w + c, low, high);
-      for (int b = 0; b < B; b++) {
-        const float* inputs = x + b * stride + start + c;
-        parts[b] += low * load(inputs) + high * load(inputs + half);
+// The same for whole numbers: those of a group are summed first, then scaled.
+template <int R, int B>
+inline void dot_rows(const int8_t* w, const Float16* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
+                     float (*out)[MAX_ROWS]) {
+  Vector sums[R][B] = {};
+  const int64_t groups = cols / group;
+  for (int64_t g = 0; g < groups; g++) {
+    Vector parts[R][B] = {};
+    for (int64_t c = g * group; c < (g + 1) * group; c += LANES) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        __builtin_prefetch(w + (r + R) * cols + c, 0, NEAR);
+        const Vector weights = load(w + r * cols + c);
+#pragma GCC unroll 4
+        for (int b = 0; b < B; b++) parts[r][b] += weights * load(x + b * stride + c);
       }
     }
-    const float scale = as_float(*scales);
-    for (int b = 0; b < B; b++) sums[b] += parts[b] * scale;
+    for (int r = 0; r < R; r++)
+      for (int b = 0; b < B; b++) sums[r][b] += parts[r][b] * as_float(scales[r * groups + g]);
   }
-  for (int b = 0; b < B; b++) out[b] = sum(sums[b]);
+  for (int r = 0; r < R; r++)
+    for (int b = 0; b < B; b++) out[r][b] = sum(sums[r][b]);
 }
 
-template <int R, int B, typename Weight>
-int rows_at_once(const Weight* w, const float* x, const Matrix& m, int64_t left, int64_t stride, float (*out)[MAX_ROWS]) {
-  if (left < R) {
-    dot_rows<1, B>(w, x, m.cols, stride, out);
-    return 1;
+// Two in a byte.
+template <int R, int B>
+inline void dot_rows(const uint8_t* w, const Float16* scales, const float* x, int64_t cols, int64_t group, int64_t stride,
+                     float (*out)[MAX_ROWS]) {
+  Vector sums[R][B] = {};
+  const int64_t groups = cols / group, half = group / 2;
+  for (int64_t g = 0; g < groups; g++) {
+    Vector parts[R][B] = {};
+    for (int64_t c = 0; c < half; c += LANES) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        const uint8_t* place = w + r * (cols / 2) + g * half + c;
+        __builtin_prefetch(place + R * (cols / 2), 0, NEAR);
+        Vector low, high;
+        load(place, low, high);
+#pragma GCC unroll 4
+        for (int b = 0; b < B; b++) {
+          const float* inputs = x + b * stride + g * group + c;
+          parts[r][b] += low * load(inputs);
+          parts[r][b] += high * load(inputs + half);
+        }
+      }
+    }
+    for (int r = 0; r < R; r++)
+      for (int b = 0; b < B; b++) sums[r][b] += parts[r][b] * as_float(scales[r * groups + g]);
   }
-  dot_rows<R, B>(w, x, m.cols, stride, out);
+  for (int r = 0; r < R; r++)
+    for (int b = 0; b < B; b++) out[r][b] = sum(sums[r][b]);
+}
+
+// Rows from `row` on, R of them or, where fewer are `left`, one, times B vectors; how many rows it were.
+template <int R, int B>
+int some_rows(const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride, float (*out)[MAX_ROWS]) {
+  if (R > 1 && left < R) return some_rows<1, B>(m, row, left, x, stride, out);
+  const int64_t place = row * m.cols;
+  switch (m.kind) {
+    case BFLOAT16: dot_rows<R, B>((const BFloat16*)m.data + place, x, m.cols, stride, out); break;
+    case FLOAT16: dot_rows<R, B>((const Float16*)m.data + place, x, m.cols, stride, out); break;
+    case INT8:
+      dot_rows<R, B>((const int8_t*)m.data + place, m.scales + place / m.group, x, m.cols, m.group, stride, out);
+      break;
+    case INT4:
+      dot_rows<R, B>((const uint8_t*)m.data + place / 2, m.scales + place / m.group, x, m.cols, m.group, stride, out);
+      break;
+    default: dot_rows<R, B>((const float*)m.data + place, x, m.cols, stride, out);
+  }
   return R;
 }
 
-// Rows from `row` on, at most `left` of them, times B vectors into out[r][b]; how many rows it were.
-template <int R, int B>
-int some_rows(const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride, float (*out)[MAX_ROWS]) {
-  const int64_t place = row * m.cols;
-  switch (m.kind) {
-    case BFLOAT16: return rows_at_once<R, B>((const BFloat16*)m.data + place, x, m, left, stride, out);
-    case FLOAT16: return rows_at_once<R, B>((const Float16*)m.data + place, x, m, left, stride, out);
-    case INT8:
-      dot_int8<B>((const int8_t*)m.data + place, m.scales + place / m.group, x, m.cols, m.group, stride, out[0]);
-      return 1;
-    case INT4:
-      dot_int4<B>((const uint8_t*)m.data + place / 2, m.scales + place / m.group, x, m.cols, m.group, stride, out[0]);
-      return 1;
-    default: return rows_at_once<R, B>((const float*)m.data + place, x, m, left, stride, out);
-  }
-}
-
-// The same for any batch, four vectors at a time: the rows are in the nearest cache when they are read again.
-template <int R>
+// The same for any batch, at most P vectors at a time: the rows are in a near cache when they are read again.
+template <int R, int P>
 int some_rows_of(int batch, const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride,
                  float (*out)[MAX_ROWS]) {
   int done = 1;
-  for (int b = 0; b < batch; b += 4) {
-    float part[4][MAX_ROWS];
-    switch (std::min(batch - b, 4)) {
-      case 1: done = some_rows<R, 1>(m, row, left, x + b * stride, stride, part); break;
-      case 2: done = some_rows<R, 2>(m, row, left, x + b * stride, stride, part); break;
-      case 3: done = some_rows<R, 3>(m, row, left, x + b * stride, stride, part); break;
-      default: done = some_rows<R, 4>(m, row, left, x + b * stride, stride, part); break;
+  for (int b = 0; b < batch; b += P) {
+    float part[R][MAX_ROWS];
+    const float* inputs = x + b * stride;
+    const int count = std::min(batch - b, P);
+    switch (count) {
+      case 1: done = some_rows<R, 1>(m, row, left, inputs, stride, part); break;
+      case 2: done = some_rows<R, 2>(m, row, left, inputs, stride, part); break;
+      case 3: done = some_rows<R, 3>(m, row, left, inputs, stride, part); break;
+      case 4: done = some_rows<R, 4>(m, row, left, inputs, stride, part); break;
+      default:
+        if constexpr (P == 8) {
+          switch (count) {
+            case 5: done = some_rows<R, 5>(m, row, left, inputs, stride, part); break;
+            case 6: done = some_rows<R, 6>(m, row, left, inputs, stride, part); break;
+            case 7: done = some_rows<R, 7>(m, row, left, inputs, stride, part); break;
+            default: done = some_rows<R, 8>(m, row, left, inputs, stride, part);
+          }
+        }
     }
     for (int r = 0; r < done; r++)
-      for (int i = b; i < std::min(batch, b + 4); i++) out[r][i] = part[r][i - b] + (m.bias ? m.bias[row + r] : 0.0f);
+      for (int i = 0; i < count; i++) out[r][b + i] = part[r][i] + (m.bias ? m.bias[row + r] : 0.0f);
   }
   return done;
 }
 
+// As many rows and vectors at once as leave room in the registers (32 of 16 floats, 16 of 8) for what is multiplied.
 int some_rows(int batch, const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride,
               float (*out)[MAX_ROWS]) {
-  // R rows at once times four vectors are R * 4 sums, which must fit the registers with what is multiplied.
-  return LANES == 16 || batch < 4 ? some_rows_of<4>(batch, m, row, left, x, stride, out)
-                                  : some_rows_of<3>(batch, m, row, left, x, stride, out);
+  constexpr bool many = LANES == 16;
+  if (m.kind < INT8) {
+    if (many && batch > 4) return some_rows_of<3, 8>(batch, m, row, left, x, stride, out);
+    return many || batch < 4 ? some_rows_of<4, 4>(batch, m, row, left, x, stride, out)
+                             : some_rows_of<3, 4>(batch, m, row, left, x, stride, out);
+  }
+  if (batch == 1) return some_rows_of<4, 4>(batch, m, row, left, x, stride, out);
+  return many || batch == 2 ? some_rows_of<2, 4>(batch, m, row, left, x, stride, out)
+                            : some_rows_of<1, 4>(batch, m, row, left, x, stride, out);
 }
 
 // Pieces that threads take one after another, so that one that is held up does not hold up the others.

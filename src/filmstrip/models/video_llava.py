@@ -34,11 +34,13 @@ class VideoLlava(nn.Module):
     With `config.shared_towers` both names are the same module. `image_newline` stands at the end of every row of an
     image that is cut into tiles; without `config.image_grids` there is none. `compiled` says that steps of decoding go
     through `torch.compile` (`compile_towers`); `kv_dtype` is the precision of keys and values that are kept, where that
-    is not the arithmetic's.
+    is not the arithmetic's; `wide_steps` says that steps of decoding may work in float32 where the weights, and all
+    other arithmetic, have 16 bits.
     """
 
     compiled = False
     kv_dtype: torch.dtype | None = None
+    wide_steps = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

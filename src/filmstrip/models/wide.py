@@ -5,6 +5,7 @@ mean than those of 16-bit arithmetic, and differ from them by its rounding. Quan
 weights that the numbers and scales stand for.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from filmstrip.config.checks import require_choice
 from filmstrip.kernels import GROUPS, HALF_DTYPES, MULTIPLES, StoredMatrix, faster_widened, product
+from filmstrip.models.video_llava import VideoLlava
 from filmstrip.shapes import Float, Int, Tensor
 
 COMPUTE = ("auto", "stored", "float32")
@@ -69,6 +71,19 @@ def widen(model: nn.Module) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in kept and parameter.dtype in HALF_DTYPES:
                 setattr(module, name, _widened(parameter))
+
+
+def with_wide_text_tower(model: VideoLlava) -> VideoLlava:
+    """The same model and the same weights, seen so that the text tower works in float32 (`widen`).
+
+    Nothing large is copied. What is small is, so this is to be made anew when weights may have changed.
+    """
+    tower = model.text_tower
+    shared = {id(tensor): tensor for tensor in (*tower.parameters(), *tower.buffers())}
+    seen = copy.copy(model)
+    seen._modules = {**model._modules, "text_tower": copy.deepcopy(tower, shared)}
+    widen(seen.text_tower)
+    return seen
 
 
 def widened_sizes(model: nn.Module) -> list[int]:
