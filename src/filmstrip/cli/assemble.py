@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from filmstrip.cli import options, writing
-from filmstrip.cli.terminal import status
+from filmstrip.cli.terminal import starting, status
 
 _PARTS = "Parts"
 
@@ -76,7 +76,7 @@ def assemble(
     filmstrip assemble --text smollm2 --vision clip --shared-towers my-model
     filmstrip assemble --text a --vision b --projector mm_projector.bin my-model
     """
-    with status("starting"):
+    with starting():
         from filmstrip.api.load import as_dtype
         from filmstrip.checkpoint.assemble import AssembleOptions
         from filmstrip.checkpoint.assemble import assemble as plan

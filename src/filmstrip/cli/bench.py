@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import note, status, warn
+from filmstrip.cli.terminal import note, starting, warn
 from filmstrip.errors import ConfigError, FilmstripError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def bench(
         raise ConfigError("--with-7b belongs to --results; otherwise --sizes names the 7B")
     if resume and out is None:
         raise ConfigError("--resume goes on with the page of --out; name it")
-    with status("starting"):
+    with starting():
         from filmstrip.diagnostics.bench.plan import LARGE, RESULTS, usable_peers
         from filmstrip.diagnostics.bench.run import Options
     chosen_peers = usable_peers(None if peers is None else _names(peers))

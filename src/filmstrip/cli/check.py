@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import byte_progress, status, visible
+from filmstrip.cli.terminal import byte_progress, starting, visible
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -38,7 +38,7 @@ def check(
     filmstrip check ~/models/Video-LLaVA-7B-hf --fast
     filmstrip check my-model --json
     """
-    with status("starting"):
+    with starting():
         from filmstrip.checkpoint.pku_towers import TowerSources
         from filmstrip.checkpoint.resolve import resolve
         from filmstrip.diagnostics.doctor import diagnose

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from filmstrip.cli import options, writing
-from filmstrip.cli.terminal import status
+from filmstrip.cli.terminal import starting, status
 
 _WHAT = "Conversion"
 
@@ -59,7 +59,7 @@ def convert(
     filmstrip convert tiny tiny-bf16 --dtype bfloat16 --layout C
     filmstrip convert SmolLM2-135M.gguf smollm2
     """
-    with status("starting"):
+    with starting():
         from filmstrip.api.load import as_dtype
         from filmstrip.checkpoint.atomic import require_apart, require_free
         from filmstrip.checkpoint.convert import ConvertOptions

@@ -9,7 +9,7 @@ import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.selection import frame_selection
-from filmstrip.cli.terminal import count_progress, load_weights, open_model, status, warn
+from filmstrip.cli.terminal import count_progress, load_weights, open_model, starting, warn
 
 _DATA = "Questions"
 
@@ -67,7 +67,7 @@ def evaluate(
     filmstrip eval my-model --data mcq.jsonl --media-root videos --metric choice
     filmstrip eval my-model --data msvd.json --metric open --output msvd
     """
-    with status("starting"):
+    with starting():
         from filmstrip.config.checks import require_choice
         from filmstrip.training.benchmark import BenchmarkOptions, run_benchmark
         from filmstrip.training.questions import read_questions

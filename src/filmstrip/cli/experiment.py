@@ -9,7 +9,7 @@ import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.progress import TrainingDisplay
-from filmstrip.cli.terminal import note, status
+from filmstrip.cli.terminal import note, starting
 
 if TYPE_CHECKING:
     from filmstrip.training.recipe import Recipe
@@ -74,7 +74,7 @@ def experiment(
     filmstrip experiment fusion/keep-all fusion/resampler --steps 200 --output runs/two
     filmstrip experiment recipes/fusion/*.yaml --minutes 30 --output runs/half-an-hour
     """
-    with status("starting"):
+    with starting():
         from filmstrip.training.experiment.plan import Length
         from filmstrip.training.experiment.run import PAGE, ExperimentOptions, Watcher, run_experiment
         from filmstrip.training.recipe_file import find_recipes, read_recipe

@@ -9,7 +9,7 @@ import typer
 
 from filmstrip.cli import memory_report, options
 from filmstrip.cli.params import MODEL_HELP
-from filmstrip.cli.terminal import errors, note, status
+from filmstrip.cli.terminal import errors, note, starting, status
 from filmstrip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def memory(
         raise ConfigError("--snapshot belongs to --measure")
     if measure and fit is not None:
         raise ConfigError("--fit estimates; leave out --measure")
-    with status("starting"):
+    with starting():
         from filmstrip.diagnostics.memory_workload import Workload, as_training, for_model
         from filmstrip.diagnostics.model_source import find_model
     with status("reading"):

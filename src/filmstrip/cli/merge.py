@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import load_weights, open_model, status, warn
+from filmstrip.cli.terminal import load_weights, open_model, starting, status, warn
 
 
 def merge(
@@ -28,7 +28,7 @@ def merge(
     filmstrip merge runs/align/checkpoint runs/lora/adapter my-model
     filmstrip merge tiny runs/mine/adapter out --overwrite
     """
-    with status("starting"):
+    with starting():
         from filmstrip.api.load import as_dtype
         from filmstrip.checkpoint.atomic import require_free
         from filmstrip.training.adapters import load_adapter, merge_adapters, read_adapter_info

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import status, visible
+from filmstrip.cli.terminal import starting, status, visible
 from filmstrip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def params(
         raise ConfigError(f"unknown stage {stage!r} (known: {', '.join(STAGES)})")
     if stage is not None and train:
         raise ConfigError("--stage says what learns; leave out --train (parts of it can be frozen with --freeze)")
-    with status("starting"):
+    with starting():
         from filmstrip.diagnostics.model_source import find_model
         from filmstrip.diagnostics.params import count_parameters
     with status("reading"):

@@ -11,7 +11,7 @@ import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.ask import check_output, save_json
-from filmstrip.cli.terminal import errors, note, status, visible
+from filmstrip.cli.terminal import errors, note, starting, status, visible
 from filmstrip.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def parity(
         return _structure(model, against, report, as_json)
     if question is not None and not question.strip():
         raise PromptError("the question is empty")
-    with status("starting"):
+    with starting():
         from filmstrip.api.load import DTYPES
         from filmstrip.config.checks import require_choice
         from filmstrip.diagnostics.parity.run import DEFAULT_QUESTION, ParityOptions, compare_models

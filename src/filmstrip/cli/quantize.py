@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from filmstrip.cli import options, writing
-from filmstrip.cli.terminal import status
+from filmstrip.cli.terminal import starting, status
 
 _WHAT = "Quantisation"
 
@@ -48,7 +48,7 @@ def quantize(
     filmstrip quantize my-model my-model-int4 --bits 4
     filmstrip quantize tiny tiny-int4 --bits 4 --vision-bits 0 --group 64
     """
-    with status("starting"):
+    with starting():
         from filmstrip.checkpoint.atomic import require_apart, require_free
         from filmstrip.checkpoint.quantize import QuantizeOptions, quantized_output
         from filmstrip.checkpoint.resolve import resolve

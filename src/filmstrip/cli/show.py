@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import status, warn
+from filmstrip.cli.terminal import starting, status, warn
 
 if TYPE_CHECKING:
     from filmstrip.checkpoint.read import Checkpoint
@@ -31,7 +31,7 @@ def show(
     filmstrip show tiny
     filmstrip show LanguageBind/Video-LLaVA-7B-hf --json
     """
-    with status("starting"):
+    with starting():
         from filmstrip.checkpoint.pku_towers import TowerSources
         from filmstrip.checkpoint.read import read_any
         from filmstrip.checkpoint.resolve import resolve

@@ -1,5 +1,6 @@
 """What the verbs print: notes, warnings and progress on standard error, answers as they come, the token map."""
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,21 @@ def status(text: str) -> Iterator[None]:
 
 
 @contextmanager
+def starting() -> Iterator[None]:
+    """`status` around imports that take a second.
+
+    They make a million objects and no garbage: none is looked for meanwhile, nor among them later on and at the end.
+    """
+    gc.disable()
+    try:
+        with status("starting"):
+            yield
+        gc.freeze()
+    finally:
+        gc.enable()
+
+
+@contextmanager
 def byte_progress(text: str, before: str | None = None) -> Iterator[Callable[[int, int], None]]:
     """A bar of bytes with speed and time left, on standard error; yields what is to be called with done and total.
 
@@ -80,7 +96,7 @@ def count_progress() -> Progress:
 
 def open_model(name: str, *, device: str | None, preset: str | None, **choices: Any) -> "OpenedModel":
     """Find a model and check everything but its weights, so that whatever is wrong is said at once."""
-    with status("starting"):
+    with starting():
         from filmstrip import api
     if "/" in name and errors.is_terminal and not Path(name).exists():
         note(f"asking the Hugging Face hub for {name}")  # no spinner: a download draws its own bars

@@ -10,7 +10,7 @@ import typer
 
 from filmstrip.cli import options
 from filmstrip.cli.progress import TrainingDisplay, clock
-from filmstrip.cli.terminal import note, status, warn
+from filmstrip.cli.terminal import note, starting, warn
 from filmstrip.config.checks import require
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def train(
     filmstrip train finetune --set data.files=my.json --set model.checkpoint=DIR
     filmstrip train lora --show
     """
-    with status("starting"):
+    with starting():
         from filmstrip.training.recipe_file import (
             changed_recipe,
             find_recipe,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from filmstrip.cli import options
-from filmstrip.cli.terminal import count_progress, note, status
+from filmstrip.cli.terminal import count_progress, note, starting, status
 from filmstrip.errors import FilmstripError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def export(
     filmstrip world export world --clips 1000 --images 200
     filmstrip world export hard --clips 200 --split test --families events,bounces
     """
-    with status("starting"):
+    with starting():
         from filmstrip.training.world_files import CONVERSATIONS, WorldPlan, export_world
     chosen = tuple(name.strip() for name in families.split(",") if name.strip()) if families is not None else ()
     plan = WorldPlan(clips, images, split, seed, size, frames, questions, chosen, photos)
@@ -141,7 +141,7 @@ def import_(
     filmstrip world import world
     filmstrip world import world --json
     """
-    with status("starting"):
+    with starting():
         from filmstrip.media import FrameSelection, load_media
         from filmstrip.training.world_files import read_world
     with status("reading the questions"):
