@@ -182,8 +182,9 @@ def test_default_configuration_is_the_published_7b() -> None:
     assert len(list(model.parameters())) == 1077
 
 
+@pytest.mark.parametrize("last", [1, 3, 9])
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_last_position_alone_is_what_it_is_among_all(padded: bool) -> None:
+def test_the_last_positions_alone_are_what_they_are_among_all(padded: bool, last: int) -> None:
     """And costs less: of the last block, only keys and values are made for the others."""
     model = random_model()
     x_BTD = torch.randn(2, 9, model.config.text.hidden_size, generator=torch.Generator().manual_seed(0))
@@ -194,11 +195,12 @@ def test_the_last_position_alone_is_what_it_is_among_all(padded: bool) -> None:
     with torch.inference_mode():
         with FlopCounterMode(display=False) as everything:
             whole = model.decode(x_BTD, given)
-        with FlopCounterMode(display=False) as last:
-            alone = model.decode(x_BTD, given, last_only=True)
-    assert alone.shape == (2, 1, whole.shape[2])
-    torch.testing.assert_close(alone, whole[:, -1:], atol=1e-5, rtol=0)  # products over one row or all: other sums
+        with FlopCounterMode(display=False) as fewer:
+            alone = model.decode(x_BTD, given, last=last)
+    assert alone.shape == (2, last, whole.shape[2])
+    torch.testing.assert_close(alone, whole[:, -last:], atol=1e-5, rtol=0)  # products over one row or all: other sums
     text = model.config.text
     kept = 2 * 2 * 9 * text.hidden_size * 2 * text.num_kv_heads * text.head_dim
     block = everything.get_total_flops() / text.num_layers
-    assert last.get_total_flops() == pytest.approx(everything.get_total_flops() - (block - kept) * 8 / 9, rel=0.02)
+    saved = (block - kept) * (9 - last) / 9
+    assert fewer.get_total_flops() == pytest.approx(everything.get_total_flops() - saved, rel=0.02)

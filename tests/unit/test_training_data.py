@@ -27,7 +27,7 @@ from filmstrip.testing.tiny import write_tiny_checkpoint
 from filmstrip.training.batches import IGNORE, WorkerError, _deaths, numbered_batches
 from filmstrip.training.dataset import RecordBatches, ValidationBatches, split_batch
 from filmstrip.training.examples import ExampleReader, collate_examples, pack_rows
-from filmstrip.training.language import LanguageTraining
+from filmstrip.training.language import LanguageTraining, answer_loss, positions_read
 from filmstrip.training.order import SampleOrder
 from filmstrip.training.parallel import Parallel
 from filmstrip.training.probes import record_probe
@@ -290,6 +290,42 @@ def test_packing_changes_no_loss_and_no_gradient(assistant: Assistant, media: Pa
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)  # sums of float32 in another order
     assert results[0][2] == results[1][2]
     torch.testing.assert_close(results[0][3], results[1][3], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("pack_to", [None, 1024])
+def test_positions_before_the_first_answer_are_left_out_of_the_last_block(
+    assistant: Assistant, media: Path, pack_to: int | None
+) -> None:
+    """What is left out changes no loss and no gradient, to rounding."""
+    examples = [reader(assistant).read(raw(values, media)) for values in sound_records()]
+    batch = collate_examples(examples, assistant.config.pad_token_id, pack_to=pack_to)
+    model, task = assistant.model, LanguageTraining(assistant.model)
+    read, length = positions_read(batch.labels), batch.labels.shape[1]
+    assert 1 < read < length
+    assert (batch.labels[:, : length - read + 1] == IGNORE).all()
+    assert (batch.labels[:, length - read + 1] != IGNORE).any()
+    task.requires_grad_(True)
+    results = []
+    for last in (read, None):
+        task.zero_grad()
+        loss, _ = answer_loss(model, task.hidden(batch, last=last), batch.labels)
+        loss.backward()
+        names = ("blocks.0.attention.k_proj", "blocks.{}.attention.q_proj", "blocks.{}.mlp.down_proj")
+        layers = [model.text_tower.get_submodule(name.format(len(model.text_tower.blocks) - 1)) for name in names]
+        results.append((loss.item(), [layer.weight.grad.clone() for layer in layers]))
+    task.requires_grad_(False)
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    for ours, theirs in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_how_many_positions_are_read() -> None:
+    labels = torch.full((2, 6), IGNORE)
+    assert positions_read(labels) == 1
+    labels[1, 4] = 7
+    assert positions_read(labels) == 3
+    labels[0, 0] = 7  # which no position tells
+    assert positions_read(labels) == 6
 
 
 def test_documents_do_not_see_each_other() -> None:

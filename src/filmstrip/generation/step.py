@@ -52,7 +52,7 @@ def chunk_tokens(config: TextConfig, new: int, total: int) -> int:
 def _read(model: VideoLlava, cache: KVCache, x_BTD: Tensor, attention_mask: Tensor | None) -> Float[Tensor, "B one D"]:
     end = cache.length + x_BTD.shape[1]
     mask = None if attention_mask is None else attention_mask[:, :end]
-    hidden_B1D = model.decode(x_BTD, mask, cache, last_only=x_BTD.shape[1] > 1)
+    hidden_B1D = model.decode(x_BTD, mask, cache, last=1)
     cache.advance(x_BTD.shape[1])
     return hidden_B1D
 

@@ -49,16 +49,17 @@ class DecoderAttention(nn.Module):
         mask: AttentionMask,
         backend: AttentionBackend,
         cached: tuple[KVCache, int] | None = None,
-        last_only: bool = False,
+        last: int | None = None,
     ) -> Float[Tensor, "B out D"]:
         """Attend over this call's tokens and, with `cached` (cache, layer index), over all earlier ones.
 
-        With `last_only` the last token alone asks; all are there to be read.
+        With `last` only so many tokens ask, the last ones; all are there to be read.
         """
         batch, length, _ = x_BTD.shape
         asking_BTD, asking_rotary = x_BTD, rotary
-        if last_only:
-            asking_BTD, asking_rotary, mask = x_BTD[:, -1:], (rotary[0][:, -1:], rotary[1][:, -1:]), mask.last_query()
+        if last is not None:
+            asking_BTD, asking_rotary = x_BTD[:, -last:], (rotary[0][:, -last:], rotary[1][:, -last:])
+            mask = mask.last_queries(last, length, x_BTD.device)
         q_BNTH = self.q_proj(asking_BTD).view(batch, -1, self.num_heads, self.head_dim).transpose(1, 2)
         k_BKTH = self.k_proj(x_BTD).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         v_BKTH = self.v_proj(x_BTD).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
@@ -104,11 +105,11 @@ class DecoderBlock(nn.Module):
         mask: AttentionMask,
         backend: AttentionBackend,
         cached: tuple[KVCache, int] | None = None,
-        last_only: bool = False,
+        last: int | None = None,
     ) -> Float[Tensor, "B out D"]:
-        """One layer, for the last position alone if nobody reads the others."""
-        attended_BTD = self.attention(self.attention_norm(x_BTD), rotary, mask, backend, cached, last_only)
-        x_BTD = (x_BTD[:, -1:] if last_only else x_BTD) + attended_BTD
+        """One layer, for the `last` positions alone if nobody reads the others."""
+        attended_BTD = self.attention(self.attention_norm(x_BTD), rotary, mask, backend, cached, last)
+        x_BTD = (x_BTD if last is None else x_BTD[:, -last:]) + attended_BTD
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
 
@@ -138,19 +139,20 @@ class Decoder(nn.Module):
         mask: AttentionMask,
         cache: KVCache | None = None,
         taps: Taps | None = None,
-        last_only: bool = False,
+        last: int | None = None,
     ) -> Float[Tensor, "B out D"]:
-        """Hidden states after the final norm, of all positions or of the last one only.
+        """Hidden states after the final norm, of all positions or of so many last ones.
 
         With a cache, `x_BTD` are the tokens after its current length; they are written but the cache is not
-        advanced (the caller's loop does that). With `last_only` the last block leaves out what no other reads.
+        advanced (the caller's loop does that). With `last` the last block leaves out what nobody reads.
         """
         cos_BTH, sin_BTH = self._rotary(positions_BT, x_BTD.dtype)
         rotary = (tap(taps, "text_tower.rotary.cos", cos_BTH), tap(taps, "text_tower.rotary.sin", sin_BTH))
         x_BTD = tap(taps, "text_tower.hidden_states.0", x_BTD)
         for layer, block in enumerate(self.blocks):
             cached = None if cache is None else (cache, layer)
-            x_BTD = block(x_BTD, rotary, mask, self.backend, cached, last_only and layer + 1 == len(self.blocks))
+            asked = last if layer + 1 == len(self.blocks) else None
+            x_BTD = block(x_BTD, rotary, mask, self.backend, cached, asked)
             x_BTD = tap(taps, f"text_tower.hidden_states.{layer + 1}", x_BTD)
         return tap(taps, "text_tower.final_norm", self.final_norm(x_BTD))
 

@@ -112,9 +112,9 @@ class VideoLlava(nn.Module):
         attention_mask: Int[Tensor, "B S"] | None = None,
         cache: KVCache | None = None,
         taps: Taps | None = None,
-        last_only: bool = False,
+        last: int | None = None,
     ) -> Float[Tensor, "B out D"]:
-        """Run the text tower on embeddings; returns hidden states after the final norm, or the last position's only.
+        """Run the text tower on embeddings; returns hidden states after the final norm, of all or the `last` positions.
 
         `attention_mask` covers all S slots: those in the cache and the T new ones. The cache is not advanced.
         """
@@ -125,7 +125,7 @@ class VideoLlava(nn.Module):
         else:
             positions_BT = token_positions(attention_mask)[:, past:]
         mask = causal_mask(attention_mask, length, past + length, x_BTD.device)
-        return self.text_tower(x_BTD, positions_BT, mask, cache, taps, last_only)
+        return self.text_tower(x_BTD, positions_BT, mask, cache, taps, last)
 
     def encode_images(self, pixels_NCYX: Float[Tensor, "N C Y X"], taps: Taps | None = None) -> Float[Tensor, "N R D"]:
         """Projected visual tokens of images, or of the tiles they were cut into."""

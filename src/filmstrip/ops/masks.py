@@ -19,9 +19,11 @@ class AttentionMask:
     keep_BTS: Bool[Tensor, "B T S"] | None = None
     is_causal: bool = False
 
-    def last_query(self) -> "AttentionMask":
-        """The same for the last query alone, which causality keeps from nothing."""
-        return AttentionMask(None if self.keep_BTS is None else self.keep_BTS[:, -1:])
+    def last_queries(self, count: int, num_keys: int, device: torch.device) -> "AttentionMask":
+        """The same for the last `count` queries alone."""
+        if self.keep_BTS is not None:
+            return AttentionMask(self.keep_BTS[:, -count:])
+        return causal_mask(None, count, num_keys, device) if self.is_causal else self
 
 
 def causal_mask(

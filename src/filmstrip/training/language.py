@@ -6,7 +6,7 @@ from torch.nn import functional
 from filmstrip.models import VideoLlava
 from filmstrip.models.taps import Taps
 from filmstrip.ops.masks import branch_mask, branch_positions, document_mask, document_positions
-from filmstrip.shapes import Float, Tensor
+from filmstrip.shapes import Float, Int, Tensor
 from filmstrip.training.batches import IGNORE, ConversationBatch
 
 
@@ -19,13 +19,15 @@ class LanguageTraining(nn.Module):
 
     def forward(self, batch: ConversationBatch, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Mean loss over the labelled tokens, and figures for the log."""
-        hidden_BTD = self.hidden(batch)
+        hidden_BTD = self.hidden(batch, last=positions_read(batch.labels))
         loss, figures = answer_loss(self.model, hidden_BTD, batch.labels)
         return loss, figures
 
-    def hidden(self, batch: ConversationBatch, taps: Taps | None = None) -> Float[Tensor, "B T D"]:
-        """Hidden states after the final norm. Conversations that share a row, or what it begins with, do not see each
-        other.
+    def hidden(
+        self, batch: ConversationBatch, taps: Taps | None = None, last: int | None = None
+    ) -> Float[Tensor, "B out D"]:
+        """Hidden states after the final norm, of all positions or of so many last ones. Conversations that share a row,
+        or what it begins with, do not see each other.
         """
         x_BTD = self.model.embed(batch.input_ids, batch.images, batch.videos, batch.image_sizes)
         x_BTD = x_BTD + self._of_unused(x_BTD)
@@ -34,8 +36,8 @@ class LanguageTraining(nn.Module):
         elif batch.documents is not None:
             positions_BT, mask = document_positions(batch.documents), document_mask(batch.documents)
         else:
-            return self.model.decode(x_BTD, taps=taps)
-        return self.model.text_tower(x_BTD, positions_BT, mask, taps=taps)
+            return self.model.decode(x_BTD, taps=taps, last=last)
+        return self.model.text_tower(x_BTD, positions_BT, mask, taps=taps, last=last)
 
     def _of_unused(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, ""]:
         """Zero, with a gradient of zero for every visual part that learns.
@@ -49,9 +51,21 @@ class LanguageTraining(nn.Module):
         return sum((p.flatten()[:1].sum().to(zero) * 0.0 for p in visual if p.requires_grad), zero)
 
 
-def answer_loss(model: VideoLlava, hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Mean cross entropy over labelled tokens (0 where there are none); logits are computed for these alone."""
-    targets_BT = labels_BT[:, 1:]
+def positions_read(labels_BT: Int[Tensor, "B T"]) -> int:
+    """How many last positions tell the labelled tokens: from the one before the first of them on."""
+    labelled_T = (labels_BT != IGNORE).any(dim=0)
+    first = int(labelled_T.int().argmax()) if bool(labelled_T.any()) else labels_BT.shape[1]
+    return min(labels_BT.shape[1] - first + 1, labels_BT.shape[1])
+
+
+def answer_loss(
+    model: VideoLlava, hidden_BTD: Float[Tensor, "B out D"], labels_BT: Int[Tensor, "B T"]
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean cross entropy over labelled tokens (0 where there are none); logits are computed for these alone.
+
+    `hidden_BTD` are of all positions, or of as many last ones as tell every labelled token (`positions_read`).
+    """
+    targets_BT = labels_BT[:, -hidden_BTD.shape[1] :][:, 1:]
     counted_BT = targets_BT != IGNORE
     logits = model.text_tower.logits(hidden_BTD[:, :-1][counted_BT][None])[0]
     targets = targets_BT[counted_BT]

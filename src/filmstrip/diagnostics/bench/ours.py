@@ -136,8 +136,8 @@ class Ours(Runner):
         def run() -> int:
             optimizer.zero_grad()
             x_BTD = model.embed(inputs.input_ids, None, inputs.videos)
-            hidden_BTD = model.decode(x_BTD)[:, inputs.video_end - 1 : -1]
-            logits = model.text_tower.logits(hidden_BTD).flatten(0, 1)
+            hidden_BTD = model.decode(x_BTD, last=inputs.question_ids.shape[1] + 1)
+            logits = model.text_tower.logits(hidden_BTD[:, :-1]).flatten(0, 1)
             functional.cross_entropy(logits, targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             return 1
