@@ -21,7 +21,7 @@ from filmstrip.diagnostics.bench.limits import limit_seconds, work_flops
 from filmstrip.diagnostics.bench.machine import Limits, OtherWork
 from filmstrip.diagnostics.bench.ours import Ours
 from filmstrip.diagnostics.bench.page_cache import cached_share, evict
-from filmstrip.diagnostics.bench.peer import OURS, THEIRS, Peer, Sample
+from filmstrip.diagnostics.bench.peer import LLAMA, OURS, THEIRS, Peer, Sample
 from filmstrip.diagnostics.bench.plain import as_plain, read_earlier
 from filmstrip.diagnostics.bench.plan import (
     LARGE,
@@ -379,6 +379,37 @@ def test_a_run_goes_on_where_it_broke_off(tmp_path: Path, monkeypatch: pytest.Mo
     assert not any("vision" in what for what in noted)
     assert [sitting.limits.read_bytes for sitting in second.sittings] == [1e9, 2e9]
     assert as_markdown(second).count("What this machine could do at most") == 2
+
+
+def test_rows_are_whole_without_peers_that_could_not_be_asked(tmp_path: Path) -> None:
+    """llama.cpp decodes and does nothing else; of the largest model some peers have no room."""
+    sample, no_room = Sample(1.0, 0.0, 1), "not run: 28.2 GB of weights, 23.9 GB of memory free"
+    both = {OURS: [sample], THEIRS: [sample]}
+    rows = [
+        Row("tiny", "float32", "vision, 8 frames", 0, None, both),
+        Row("tiny", "float32", "decode at 64", 1, None, both),
+        Row("M", "float32", "decode at 64", 1, None, {**both, LLAMA: [sample]}),
+        Row("7B", "int8", "decode at 64", 1, None, {OURS: [sample]}, failed={THEIRS: no_room, LLAMA: no_room}),
+        Row(
+            "7B",
+            "int4",
+            "decode at 64",
+            1,
+            None,
+            {OURS: [sample]},
+            failed={THEIRS: "ended by signal 9", LLAMA: no_room},
+        ),
+        Row("7B", "int4", "vision, 8 frames", 0, None, {}, failed={OURS: no_room, THEIRS: no_room}),
+    ]
+    options = Options(tmp_path, (), (OURS, THEIRS, LLAMA), rounds=1, threads=1)
+    results = Results(machine.describe_machine(), Limits(1e9, {}), options, rows)
+    figures = tmp_path / "page.json"
+    figures.write_text(json.dumps(as_plain(results)))
+    assert [(row.size, row.workload) for row in read_earlier(figures, options).rows] == [
+        ("tiny", "vision, 8 frames"),
+        ("M", "decode at 64"),
+        ("7B", "decode at 64"),
+    ]
 
 
 def test_figures_of_other_circumstances_are_not_gone_on_with(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from filmstrip.config.checks import require
 from filmstrip.diagnostics.bench.machine import Limits, describe_machine
-from filmstrip.diagnostics.bench.peer import Sample
+from filmstrip.diagnostics.bench.peer import LLAMA, Sample
+from filmstrip.diagnostics.bench.plan import NOT_RUN
 from filmstrip.diagnostics.bench.rows import Row
 from filmstrip.diagnostics.bench.run import Options, Results, Sitting
 from filmstrip.diagnostics.bench.targets import judge
@@ -85,9 +86,16 @@ def read_earlier(figures: Path, options: Options) -> Results:
     other = [name for name in machine if name not in _CHANGES and found.get(name) != machine[name]]
     other += [name for name in _SAME if settings[name] != getattr(options, name)]
     require(not other, f"{figures} was measured with another {', '.join(other)}; without --resume a run starts anew")
-    whole = [row for row in rows if not row.failed and all(row.samples.get(peer) for peer in options.peers)]
+    whole = [row for row in rows if _is_whole(row, options)]
     *before, last = sittings
     return Results(found | {"date": last.date}, last.limits, options, whole, agreement, before=before)
+
+
+def _is_whole(row: Row, options: Options) -> bool:
+    """Whether there are samples of every peer that can do it and that there was memory for, and nothing went wrong."""
+    without = {peer for peer, why in row.failed.items() if why.startswith(NOT_RUN)}
+    asked = [peer for peer in options.peers if (peer != LLAMA or row.tokens) and peer not in without]
+    return row.failed.keys() <= without and bool(asked) and all(row.samples.get(peer) for peer in asked)
 
 
 def _read_sitting(content: dict[str, Any]) -> Sitting:

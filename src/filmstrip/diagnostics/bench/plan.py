@@ -14,6 +14,7 @@ from filmstrip.diagnostics.params import PRECISION_BYTES
 
 PEERS = (OURS, THEIRS, LLAMA)
 _LLAMA_NEEDS = {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}
+NOT_RUN = "not run"  # begins what is said of a peer that there is no memory for
 START_UP = "start-up"  # the workload that is no model's: commands, timed from their start
 _TRAINED_IN = "float32"
 _TRAINING_COPIES = 4  # weights, gradients and the optimizer's two averages
@@ -122,7 +123,7 @@ def choose_peers(part: Part, peers: Sequence[str], free: int | None) -> tuple[tu
     for left_out in ((), (LLAMA,), (LLAMA, THEIRS)):
         chosen = tuple(name for name in peers if name not in left_out)
         if weights_bytes(part, chosen) <= room:
-            why = f"not run: {_gigabytes(weights_bytes(part, peers))} of weights, {_gigabytes(free)} of memory free"
+            why = f"{NOT_RUN}: {_gigabytes(weights_bytes(part, peers))} of weights, {_gigabytes(free)} of memory free"
             return chosen, {name: why for name in peers if name not in chosen}
     return (), dict.fromkeys(peers, f"{_gigabytes(weights_bytes(part, peers))} of weights do not fit into memory")
 
