@@ -7,8 +7,8 @@ from typing import Any
 
 from filmstrip.config.checks import require
 from filmstrip.diagnostics.bench.machine import Limits, describe_machine
-from filmstrip.diagnostics.bench.peer import LLAMA, Sample
-from filmstrip.diagnostics.bench.plan import NOT_RUN
+from filmstrip.diagnostics.bench.peer import Sample
+from filmstrip.diagnostics.bench.plan import NOT_RUN, can
 from filmstrip.diagnostics.bench.rows import Row
 from filmstrip.diagnostics.bench.run import Options, Results, Sitting
 from filmstrip.diagnostics.bench.targets import judge
@@ -94,7 +94,7 @@ def read_earlier(figures: Path, options: Options) -> Results:
 def _is_whole(row: Row, options: Options) -> bool:
     """Whether there are samples of every peer that can do it and that there was memory for, and nothing went wrong."""
     without = {peer for peer, why in row.failed.items() if why.startswith(NOT_RUN)}
-    asked = [peer for peer in options.peers if (peer != LLAMA or row.tokens) and peer not in without]
+    asked = [peer for peer in options.peers if can(peer, row.tokens > 0) and peer not in without]
     return row.failed.keys() <= without and bool(asked) and all(row.samples.get(peer) for peer in asked)
 
 

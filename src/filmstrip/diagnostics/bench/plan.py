@@ -106,9 +106,14 @@ def usable_peers(names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
+def can(peer: str, decodes: bool) -> bool:
+    """Whether a peer can do a workload: llama.cpp, which has the text tower alone, decodes and does nothing else."""
+    return decodes or peer != LLAMA
+
+
 def able(peer: str, workloads: Iterable[Workload]) -> list[Workload]:
     """Those of some workloads that a peer can do."""
-    return [work for work in workloads if peer != LLAMA or work.kind == "decode"]
+    return [work for work in workloads if can(peer, work.kind == "decode")]
 
 
 def choose_peers(part: Part, peers: Sequence[str], free: int | None) -> tuple[tuple[str, ...], dict[str, str]]:
