@@ -61,7 +61,14 @@ def main() -> None:
         sys.exit(f"FilmstripError: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    if left := [name for name in threads() if "gloo" in name]:
+        sys.exit(f"left by the process group, and may abort the process while it ends: {left}")
     print(json.dumps(losses))
+
+
+def threads() -> list[str]:
+    """Names of this process's threads, native ones as well."""
+    return sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
 
 
 if __name__ == "__main__":

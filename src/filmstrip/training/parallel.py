@@ -5,6 +5,8 @@ through `parallelize_module`); the N / `tensor_parallel` groups share the sample
 (FSDP2, `fully_shard`; Zhao et al. 2023).
 """
 
+import gc
+import importlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -95,6 +97,9 @@ def start_parallel(tensor_parallel: int, device: torch.device | None = None) -> 
         torch.cuda.set_device(place)
     else:
         place = torch.device("cpu")
+    # Before there is a group: modules imported later keep it, as a default value (`torch.distributed.nn.functional`).
+    for name in ("torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.distributed.checkpoint"):
+        importlib.import_module(name)
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if on_gpu else "gloo")
     shape = (processes // tensor_parallel, tensor_parallel)
@@ -102,10 +107,19 @@ def start_parallel(tensor_parallel: int, device: torch.device | None = None) -> 
     return Parallel(place, mesh)
 
 
-def stop_parallel() -> None:
-    """Leave the process group, if there is one."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+def stop_parallel(parallel: Parallel) -> None:
+    """Leave the process groups, if there are any, and end their threads.
+
+    A thread of gloo lets go of a tensor only after the process that waited for the sum has gone on. If that process has
+    ended by then, Python is gone, and the thread aborts it (SIGABRT, "terminate called without an active exception").
+    `destroy_process_group` forgets groups; their threads end with the last reference, and the mesh, which caches of
+    DTensor keep for good, has one.
+    """
+    if parallel.mesh is None:
+        return
+    distributed.destroy_process_group()
+    getattr(parallel.mesh, "_pg_registry", {}).clear()
+    gc.collect()
 
 
 def share_matrices(model: VideoLlava, parallel: Parallel) -> None:

@@ -98,7 +98,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool = False, observer: Obser
                 _store_recipe(recipe, output / RECIPE_FILE)
             return _train(recipe, output, parallel, observer if is_first_process() else Observer())
     finally:
-        stop_parallel()
+        stop_parallel(parallel)
 
 
 def stored_recipe(output: Path) -> Recipe:
