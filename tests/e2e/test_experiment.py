@@ -124,6 +124,8 @@ def test_an_experiment_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.rmtree("out/keep-all")
     whole = succeed(*call, "--resume", "--json")
     assert "keep-all: already there" in whole.err and set(whole.json["variants"]) == set(variants)
+    fewer = refused("experiment", "mine/keep-all.yaml", *call[2:], "--resume")
+    assert "results.json has results of" in fewer and "name all recipes" in fewer
     other = run(*call[:-3], "2", "--output", "out", "--resume")
     assert other.code == 2
     assert "another recipe, length or test (clips differs)" in other.err.splitlines()[-1]

@@ -66,6 +66,8 @@ def test_a_run_from_files_to_a_checkpoint(tmp_path: Path, checkpoint: Path) -> N
     again = run("train", str(recipe), "--output", str(output))
     assert (again.code, again.err.count("\n")) == (2, 1)
     assert "is not empty: --resume continues a run there" in again.err
+    wrong = run("train", "lora", "--output", str(output), "--resume")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1) and "not of 'lora'" in wrong.err
     more = succeed("train", str(recipe), "--output", str(output), "--resume", "--steps", "8", "--json").json
     assert more["stages"]["only"]["step"] == 8
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from filmstrip.errors import ConfigError
 from filmstrip.generation import compiled
 from filmstrip.generation.step import new_cache
-from tests.models import random_model
+from tests.models import TEMPORAL, random_model
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,18 @@ def test_blocks_towers_and_forward_compile() -> None:
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_without_a_compiler_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(TEMPORAL)
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing)
+    with pytest.raises(ConfigError, match="found none: install one"):
+        model.compile_towers()
+    assert not model.compiled
+
+
+def missing() -> str:
+    raise RuntimeError("No working C++ compiler found")
 
 
 def test_sizes_that_the_compiler_would_give_up_on_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from filmstrip.api import Answer, Assistant
 from filmstrip.api.load import load
@@ -151,8 +152,23 @@ def test_what_differs_is_not_taken_for_the_same(checkpoint: Path, tmp_path: Path
     assert other.ask(media, "what", system=system, max_new_tokens=2).prefix_reused == 0
 
 
-@pytest.mark.parametrize("change", ["weights in place", "data in place", "new weights", "hook", "training"])
-def test_a_model_that_was_changed_remembers_nothing(assistant: Assistant, change: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "weights in place",
+        "data in place",
+        "new weights",
+        "hook",
+        "hook of all modules",
+        "activation",
+        "eps",
+        "forward",
+        "training",
+    ],
+)
+def test_a_model_that_was_changed_remembers_nothing(
+    assistant: Assistant, change: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """Whoever changes a model sees the changed model's answers."""
     assistant.ask(clip(), "what", max_new_tokens=2)
     block = assistant.model.text_tower.blocks[0]
@@ -165,6 +181,15 @@ def test_a_model_that_was_changed_remembers_nothing(assistant: Assistant, change
         block.mlp.up_proj.weight = torch.nn.Parameter(block.mlp.up_proj.weight * 2, requires_grad=False)
     elif change == "hook":
         block.register_forward_hook(lambda module, inputs, output: output * 2)
+    elif change == "hook of all modules":
+        request.addfinalizer(register_module_forward_hook(lambda module, inputs, output: None).remove)
+    elif change == "activation":
+        block.mlp.activation = torch.nn.functional.relu
+    elif change == "eps":
+        block.mlp_norm.eps *= 2
+    elif change == "forward":
+        forward = type(block.mlp).forward
+        monkeypatch.setattr(type(block.mlp), "forward", lambda self, x: 2 * forward(self, x))
     else:
         assistant.model.train()
     with first_logits() as seen:
@@ -173,6 +198,24 @@ def test_a_model_that_was_changed_remembers_nothing(assistant: Assistant, change
         assistant.ask(clip(), "what", max_new_tokens=2)
     assert answer.prefix_reused == 0
     assert torch.equal(*seen)
+
+
+def test_switches_of_torch_are_part_of_what_was_read(assistant: Assistant) -> None:
+    """Autocast and a lower precision of products change what is remembered: neither is taken for the other."""
+    with torch.autocast("cpu", torch.bfloat16):
+        assistant.ask(clip(), "what", max_new_tokens=2)
+        assert assistant.ask(clip(), "what", max_new_tokens=2).prefix_reused > 0
+    with first_logits() as seen:
+        second = assistant.ask(clip(), "what", max_new_tokens=2)
+        torch.set_float32_matmul_precision("medium")
+        try:
+            third = assistant.ask(clip(), "what", max_new_tokens=2)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        assistant.store = None
+        assistant.ask(clip(), "what", max_new_tokens=2)
+    assert second.prefix_reused == third.prefix_reused == 0
+    assert torch.equal(seen[0], seen[2])
 
 
 def test_a_hook_that_was_taken_away_changes_nothing(assistant: Assistant) -> None:
@@ -236,7 +279,7 @@ def test_a_batch_looks_at_each_medium_once(assistant: Assistant, monkeypatch: py
         encoded.append(len(pixels))
         return whole(pixels)
 
-    monkeypatch.setattr(assistant.model, "encode_videos", watch)
+    monkeypatch.setattr(type(assistant.model), "encode_videos", staticmethod(watch))
     questions = ["what is this", "how many", "is the red square left"]
     answers = assistant.ask_batch([(clip(), question) for question in questions], max_new_tokens=4)
     assert encoded == [1]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from filmstrip.cache import KVCache
 from filmstrip.config import RopeConfig, TextConfig
@@ -216,13 +217,17 @@ def test_a_decoder_that_is_changed_between_answers_is_noticed(monkeypatch: pytes
     assert not torch.equal(tokens, before)
 
 
-@pytest.mark.parametrize("change", ["forward of one block", "another eps"])
-def test_a_changed_module_is_noticed(change: str) -> None:
+@pytest.mark.parametrize("change", ["forward of one block", "another eps", "another activation", "hook of all modules"])
+def test_a_changed_module_is_noticed(change: str, request: pytest.FixtureRequest) -> None:
     model = model_of(TEXT)
     assert fused_decoding(model, new_cache(model, 1, 8)) is not None
     block = model.text_tower.blocks[1]
     if change == "another eps":
         block.mlp_norm.eps *= 2
+    elif change == "another activation":
+        block.mlp.activation = torch.nn.functional.relu
+    elif change == "hook of all modules":
+        request.addfinalizer(register_module_forward_hook(lambda module, inputs, output: None).remove)
     else:
         block.forward = lambda *arguments: type(block).forward(block, *arguments)
     assert fused_decoding(model, new_cache(model, 1, 8)) is None

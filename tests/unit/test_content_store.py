@@ -53,9 +53,10 @@ def test_the_disk_is_bounded_too(tmp_path: Path) -> None:
         os.utime(tmp_path / f"{key}.safetensors", (count, count))
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= store.max_disk_bytes
     assert KEYS[-1] in names(tmp_path) and KEYS[0] not in names(tmp_path)
-    kept = ContentStore(0, tmp_path, 100)
-    kept.put("f" * 64, entry())  # larger than the bound: not written, and nothing removed for it
+    store.put("f" * 64, {"a": torch.zeros(10_000)})  # larger than the bound: not written, and nothing removed for it
     assert "f" * 64 not in names(tmp_path) and KEYS[-1] in names(tmp_path)
+    ContentStore(0, tmp_path, one_file)  # a lower bound than before holds from the start
+    assert names(tmp_path) == {KEYS[-1]}
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
@@ -109,13 +110,57 @@ def test_a_header_that_promises_more_than_the_file_costs_nothing(tmp_path: Path)
     assert ContentStore(0, tmp_path, 10_000).get(KEYS[0], SHAPES) is None
 
 
-def test_half_written_files_are_swept_when_nobody_can_be_writing_them(tmp_path: Path) -> None:
-    old, new = tmp_path / f"{KEYS[0]}.1-aa.partial", tmp_path / f"{KEYS[1]}.2-bb.partial"
-    for path in (old, new):
-        path.write_bytes(b"half")
-    os.utime(old, (time.time() - 7200,) * 2)
-    ContentStore(0, tmp_path, 10_000)
+def half_written(directory: Path, key: str, age: float) -> Path:
+    """What a killed process leaves: a directory with the file that the library was writing under a name of its own."""
+    left = directory / f"{key}.123-0123abcd.partial"
+    left.mkdir()
+    (left / ".tmpQw12Er").write_bytes(b"x" * 5000)
+    os.utime(left, (time.time() - age,) * 2)
+    return left
+
+
+def test_half_written_entries_are_swept_when_nobody_can_be_writing_them(tmp_path: Path) -> None:
+    old, new = half_written(tmp_path, KEYS[0], 7200), half_written(tmp_path, KEYS[1], 60)
+    store = ContentStore(0, tmp_path, 6000)
     assert not old.exists() and new.exists()
+    store.put(KEYS[2], entry())
+    store.put(KEYS[3], entry())  # with what is being written there is room for one
+    assert names(tmp_path) == {new.stem, KEYS[3]}
+
+
+def test_the_library_writes_nothing_beside_the_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Path] = []
+
+    def write(_tensors: object, path: Path, _metadata: object) -> None:
+        places.append(path)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr("filmstrip.cache.store.save_file", write)
+    ContentStore(0, tmp_path, 10_000).put(KEYS[0], entry())
+    assert places[0].parent.parent == tmp_path and names(tmp_path) == {KEYS[0]}
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    """A directory of downloads may be given as the cache; limits are no reason to remove what it holds."""
+    theirs = [tmp_path / name for name in ("film.mkv.partial", "model.safetensors", ".tmpAb12Cd")]
+    for path in theirs:
+        path.write_bytes(b"x" * 5000)
+        os.utime(path, (1, 1))
+    store = ContentStore(0, tmp_path, 1000)
+    store.put(KEYS[0], entry())
+    assert all(path.exists() for path in theirs) and KEYS[0] in names(tmp_path)
+
+
+def test_a_directory_that_may_not_be_read_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    store = ContentStore(0, tmp_path, 10_000, heard.append)
+
+    def refused(*_arguments: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert store.get(KEYS[0], SHAPES) is None and store.get(KEYS[1], SHAPES) is None
+    assert len(heard) == 1 and "cannot be read" in heard[0]
 
 
 def test_a_disk_that_cannot_be_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,13 +41,26 @@ def test_the_first_process_builds_beside_itself(cache: Path) -> None:
     kernels, why = find_kernels()
     assert kernels is not None and why == ""
     (path,) = built(cache)
-    assert [entry.name for entry in path.parent.iterdir()] == ["step.so"]
+    assert {entry.name for entry in path.parent.iterdir()} == {"step.so", "step.so.size"}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 @needs_compiler
 def test_waiting_for_it(cache: Path) -> None:
     assert find_kernels("wait")[0] is not None and built(cache)
+
+
+@needs_compiler
+@pytest.mark.parametrize("length", [0, 100, 20_000])
+def test_a_library_that_was_cut_short_is_made_anew(cache: Path, length: int) -> None:
+    """A full disk, a lost power supply: mapping what is not there would end the process without a word."""
+    find_kernels("wait")
+    (path,) = built(cache)
+    whole = path.read_bytes()
+    path.unlink()  # this process has mapped it
+    path.write_bytes(whole[:length])
+    library._find.cache_clear()
+    assert find_kernels("wait")[0] is not None and path.stat().st_size == len(whole)
 
 
 def test_off() -> None:
@@ -101,6 +114,7 @@ def test_a_damaged_library_is_said(cache: Path) -> None:
     directory = cache / f"kernels-{library._fingerprint(COMPILER)}"
     directory.mkdir(mode=0o700, parents=True)
     (directory / "step.so").write_bytes(b"not a library")
+    (directory / "step.so.size").write_text("13\n")
     kernels, why = find_kernels("wait")
     assert kernels is None and why.startswith("no compiled kernels")
 

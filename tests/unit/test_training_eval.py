@@ -39,6 +39,8 @@ def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
         ("choice", "B", "B", 1),
         ("choice", "B", "The answer is C.", 0),
         ("choice", "B", "a dog", 0),
+        ("choice", "A", "The answer is a dog", 0),
+        ("choice", "B", "The answer is B because it barks", 1),
         ("choice", "B", "", 0),
         ("choice", "a dog", "a cat", 0),  # the truth names no option: nothing is right, least of all nothing
         ("choice", "", "", 0),
@@ -55,6 +57,17 @@ def test_options_are_named_by_letter_or_by_words() -> None:
     options = ("a cat", "a dog", "a black dog")
     assert chosen("A.", options) == "A"
     assert chosen("The cat", options) == "A"
+    two = ("a cat", "a dog")
+    for said in (
+        "The answer is a dog",
+        "Answer: a dog",
+        "**B**",
+        "I think the answer is: (b)",
+        "The right option is B",
+    ):
+        assert chosen(said, two) == "B", said
+    assert chosen("The answer is B since it barks", two) == "B"
+    assert chosen("The answer is A dog", two) == "B"
     assert chosen("a dog", options) == "B"
     assert chosen("it is the black dog over there", options) == ""  # "dog" is in two of them
     assert chosen("a black dog", options) == "C"

@@ -1,6 +1,7 @@
 """Whole small runs through `train`: what learns, what the result is made of, what is written where."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from filmstrip.api import load
-from filmstrip.errors import CheckpointError, ConfigError
+from filmstrip.errors import CheckpointError, ConfigError, FilmstripError
 from filmstrip.training.adapters import load_adapter, merge_adapters
 from filmstrip.training.checkpoints import read_state
 from filmstrip.training.language import LanguageTraining
@@ -110,6 +111,34 @@ def test_sample_answers_are_seen(tmp_path: Path) -> None:
     train(small_recipe(tmp_path, schedule={"steps": 2}, recipe=samples), tmp_path / "out", observer=observer)
     assert seen == [("only", 0, 3), ("only", 2, 3)]
     assert notes == [f"only: sample answers go to {tmp_path / 'out' / 'only' / 'answers.txt'}"]
+
+
+def test_a_run_without_a_readable_sample_fails(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, data={"media_root": str(tmp_path / "nowhere")}, schedule={"steps": 2})
+    records = [record for record in sound_records() if "<image>" in str(record) or "<video>" in str(record)]
+    write_data(tmp_path / "data", records)
+    with pytest.raises(FilmstripError, match="no sample could be read; reasons"):
+        train(recipe, tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint").exists()
+
+
+def test_a_stage_does_not_go_on_under_one_that_has_begun(tmp_path: Path) -> None:
+    """The later stage was trained from the earlier one's weights, which would be others then."""
+    recipe = small_recipe(tmp_path, schedule={"steps": 2})
+    (first,) = recipe.stages
+    two = replace(recipe, stages=(first, replace(first, name="second")))
+    train(two, tmp_path / "out")
+    more = replace(first, schedule=replace(first.schedule, steps=4))
+    with pytest.raises(FilmstripError, match="the stage only has steps left, but second has begun"):
+        train(replace(two, stages=(more, two.stages[1])), tmp_path / "out", resume=True)
+    longer = replace(two.stages[1], schedule=more.schedule)
+    assert train(replace(two, stages=(first, longer)), tmp_path / "out", resume=True).stages["second"]["step"] == 4
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "adapter", "tokenizer"])
+def test_a_stage_is_not_named_as_what_a_run_writes(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="writes something else there"):
+        replace(small_recipe(tmp_path).stages[0], name=name)
 
 
 def test_a_misspelt_part_to_reset_is_refused(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Origin:
     `changed` names the fields of `preset` that the user set apart from it. `copied_towers`: the checkpoint records that
     its video tower began as a copy of its image tower, which saving hands on. `compute` is the precision of the
     arithmetic, where that is another than the weights', `kv` that of keys and values, where it is another than the
-    arithmetic's. `quantization` is what a manifest says.
+    arithmetic's. `compiled`: the vision towers went through `torch.compile`. `quantization` is what a manifest says.
     `weights_files` tell files apart that `weights_hash`, where it is of samples, may not.
     """
 
@@ -54,6 +54,7 @@ class Origin:
     device: str
     compute: str = ""
     kv: str = ""
+    compiled: bool = False
     quantization: dict[str, str] | None = None
     weights_files: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -140,6 +141,7 @@ def make_run_card(
         "dtype": origin.dtype,
         "compute": origin.compute or origin.dtype,
         "kv": origin.kv or origin.compute or origin.dtype,
+        "compiled": origin.compiled,
         "quantization": origin.quantization,
         "device": origin.device,
         "media": [

@@ -21,7 +21,7 @@ from filmstrip.generation import TokenLoop, VideoLlavaForGeneration
 from filmstrip.generation.step import new_cache
 from filmstrip.inputs.collate import Batch, collate
 from filmstrip.inputs.processor import Processor, Prompt
-from filmstrip.kernels import find_kernels
+from filmstrip.kernels import HALF_DTYPES, find_kernels
 from filmstrip.media.sample import FrameSelection
 from filmstrip.text.prompt import user_turn
 
@@ -78,9 +78,10 @@ class Assistant(RequestBuilder):
     @property
     def missing_kernels(self) -> str:
         """Why decoding does without compiled kernels; empty where it has them, or has no use for them."""
+        works_in = self.model.text_tower.compute_dtype
+        is_used = works_in == torch.float32 or (works_in in HALF_DTYPES and self.model.wide_steps)
         on_cpu = self.model.text_tower.token_embedding.weight.device.type == "cpu"
-        used = on_cpu and self.model.text_tower.compute_dtype == torch.float32
-        return find_kernels()[1] if used else ""
+        return find_kernels()[1] if on_cpu and is_used else ""
 
     def __repr__(self) -> str:
         return f"<filmstrip.Assistant {self.summary}>"

@@ -108,6 +108,7 @@ class OpenedModel(RequestBuilder):
             device=str(self.device),
             compute=dtype_name(works_in),
             kv="" if kept_in is None else dtype_name(kept_in),
+            compiled=model.compiled,
             quantization=None if manifest is None else {"weights": manifest.title, "source_hash": manifest.source_hash},
             weights_files=_identities(self.checkpoint, report.weights_hash),
             changed=self.program.changed,

@@ -3,7 +3,7 @@
 Both are found by what they were made from: pixels, token ids, weights, configuration, dtype, program. A prompt is
 always read in two parts, up to the end of its last medium and the rest, so that a second question about the same media
 does exactly what it would have done from scratch, bit for bit, on the same machine and as many threads. A model that
-somebody has changed since it was loaded (weights, hooks) remembers nothing.
+somebody has changed since it was loaded (weights, hooks, attributes of a module, a `forward`) remembers nothing.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from filmstrip.generation import VideoLlavaForGeneration
 from filmstrip.generation.step import OnChunk
 from filmstrip.inputs.processor import Prompt
 from filmstrip.kernels import find_kernels
+from filmstrip.models.record import hook_numbers
 from filmstrip.models.wide import is_stored
 from filmstrip.shapes import Float, Int, Tensor
 
@@ -31,6 +32,7 @@ MEMORY_BYTES = 2 * 2**30  # or one clip of the trained length, where that is mor
 DISK_BYTES = 20 * 10**9
 _WORDS = 256  # tokens in front of a clip that fit into the limit beside it
 _SAMPLES = 4  # values of each parameter that are compared
+_IN_KEYS = {"backend", "compiled", "kv_dtype"}  # attributes of modules that entries are found by
 _PROGRAM = ("models", "ops", "generation", "kernels", "cache")  # what decides what is remembered
 
 
@@ -135,7 +137,12 @@ class PromptReader:
 
     def _key(self, what: str, *content: object) -> str:
         """SHA-256 of everything that decides an entry, as plain data."""
-        return hashlib.sha256(json.dumps([what, self._made_by, *content]).encode()).hexdigest()
+        place = self.device.type
+        switches = [
+            torch.is_autocast_enabled(place) and str(torch.get_autocast_dtype(place)),
+            torch.get_float32_matmul_precision(),
+        ]
+        return hashlib.sha256(json.dumps([what, self._made_by, switches, *content]).encode()).hexdigest()
 
     def _visual_tokens(self, media: Sequence[_Medium]) -> tuple[list[Tensor] | None, list[Tensor] | None]:
         """The visual tokens (_, D) of images and of videos, None where there are none of a kind."""
@@ -165,7 +172,8 @@ class PromptReader:
 
 class ModelState:
     """What a model was when this was made: where its weights are, how often each was written to, a few values of each
-    (writing to `.data` does not count as writing), its hooks, and whether it trains.
+    (writing to `.data` does not count as writing), its hooks, its modules' attributes (`activation`, `eps`,
+    `training`) and `forward` methods.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -188,9 +196,15 @@ class ModelState:
 
     def _read(self) -> tuple[object, ...]:
         values = [torch.cat(views).cpu().view(torch.uint8).numpy().tobytes() for views in self._samples]
-        # Every hook of a process has a number of its own.
-        hooks = [number for m in self.model.modules() for number in (*m._forward_hooks, *m._forward_pre_hooks)]
-        return values, hooks, self.model.training
+        modules = [*self.model.modules()]
+        settings, methods = [_settings(m) for m in modules], {type(m): type(m).forward for m in modules}
+        return values, hook_numbers(self.model), settings, methods
+
+
+def _settings(module: nn.Module) -> list[tuple[str, object]]:
+    """The attributes of a module itself: plain values, and which object any other is."""
+    own = ((name, value) for name, value in vars(module).items() if not name.startswith("_") and name not in _IN_KEYS)
+    return [(name, value if isinstance(value, int | float | str) else id(value)) for name, value in own]
 
 
 def _places(model: nn.Module) -> list[tuple[int, int]]:

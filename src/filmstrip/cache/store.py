@@ -6,6 +6,7 @@ Whoever uses a store makes keys of everything that decides the tensors, so an en
 import os
 import re
 import secrets
+import shutil
 import time
 import zlib
 from collections import OrderedDict
@@ -22,10 +23,12 @@ from filmstrip.shapes import Tensor
 
 Tensors = dict[str, Tensor]
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-_KEY = re.compile(r"[0-9a-f]{64}")
 _SUFFIX, _PARTIAL = ".safetensors", ".partial"
+_KEY = re.compile(r"[0-9a-f]{64}")
+_ENTRY = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
+_WRITING = re.compile(rf"[0-9a-f]{{64}}\.\d+-[0-9a-f]{{8}}{re.escape(_PARTIAL)}")  # a directory
 _CHECKSUM = "crc32"
-_ABANDONED = 3600.0  # seconds after which a half-written file belongs to nobody
+_ABANDONED = 3600.0  # seconds after which a half-written entry belongs to nobody
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
@@ -33,9 +36,9 @@ class ContentStore:
     """The least recently used entries go when there is no room: `max_bytes` in memory, `max_disk_bytes` in `directory`.
 
     Entries on disk are safetensors files that appear whole or not at all, so several processes may share a directory.
-    One that is damaged, or not of the shapes asked for, is removed and counts as not there. `warn` hears, once, when
-    the disk cannot be used; the store then goes on in memory. Raises `FilmstripError` for a directory that cannot be
-    made.
+    One that is damaged, or not of the shapes asked for, is removed and counts as not there. Files with other names are
+    never touched. `warn` hears, once, when the disk cannot be used; the store then goes on in memory. Raises
+    `FilmstripError` for a directory that cannot be made.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class ContentStore:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # others need not know what was watched
             except OSError as error:
                 raise FilmstripError(f"{directory}: cannot be a cache directory ({error.strerror or error})") from error
-            self._sweep(directory)
+            with suppress(OSError):  # one that may not be read is found out by reading
+                self._sweep(directory)
+                self._make_room(directory, 0)
 
     @property
     def nbytes(self) -> int:
@@ -103,15 +108,19 @@ class ContentStore:
         if self.directory is None:
             return None
         path = self._path(self.directory, key)
-        if not path.is_file():
-            return None
         try:
+            if not path.is_file():
+                return None
             with safe_open(path, framework="pt") as file:
                 if _shapes_in(file) != dict(shapes):
                     raise SafetensorError("not the tensors that were asked for")
                 found = {name: file.get_tensor(name) for name in shapes}
                 if (file.metadata() or {}).get(_CHECKSUM) != _checksum(found):
                     raise SafetensorError("its content is not what was written")
+        except PermissionError as error:
+            self.warn(f"the cache in {self.directory} cannot be read and is left alone: {error}")
+            self.directory = None
+            return None
         except (OSError, SafetensorError) as error:
             self.warn(f"{path} is damaged ({error}); it is made anew")
             with suppress(OSError):
@@ -126,25 +135,25 @@ class ContentStore:
         if path.is_file():
             return
         self._make_room(directory, _nbytes(tensors))
+        # The library writes a file of its own name beside the one that is asked for: a directory holds both.
         partial = directory / f"{key}.{os.getpid()}-{secrets.token_hex(4)}{_PARTIAL}"
+        partial.mkdir(mode=0o700)
         try:
             kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-            save_file(kept, partial, {_CHECKSUM: _checksum(kept)})
-            partial.replace(path)
+            save_file(kept, partial / path.name, {_CHECKSUM: _checksum(kept)})
+            (partial / path.name).replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
     def _make_room(self, directory: Path, size: int) -> None:
         entries, total = [], 0
         for path in directory.iterdir():
-            if _KEY.fullmatch(path.name.partition(".")[0]) and path.suffix in (_SUFFIX, _PARTIAL):
-                try:
-                    status = path.stat()
-                except OSError:  # another process removed it
-                    continue
-                total += status.st_size  # what others are writing now counts, too
-                if path.suffix == _SUFFIX:
-                    entries.append((status.st_mtime, status.st_size, path))
+            if _WRITING.fullmatch(path.name):
+                total += sum(map(_size, path.iterdir())) if path.is_dir() else 0  # what others are writing now
+            elif _ENTRY.fullmatch(path.name):
+                with suppress(OSError):  # another process removed it
+                    entries.append((path.stat().st_mtime, _size(path), path))
+        total += sum(nbytes for _, nbytes, _ in entries)
         for _, nbytes, path in sorted(entries):
             if total + size <= self.max_disk_bytes:
                 return
@@ -153,12 +162,16 @@ class ContentStore:
 
     def _sweep(self, directory: Path) -> None:
         """Remove what processes that were killed left half-written."""
-        for path in directory.glob(f"*{_PARTIAL}"):
-            try:
-                if time.time() - path.stat().st_mtime > _ABANDONED:
-                    path.unlink(missing_ok=True)
-            except OSError:
-                continue
+        for path in directory.iterdir():
+            with suppress(OSError):  # another process removed it
+                if _WRITING.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):  # another process removed it
+        return path.stat().st_size
+    return 0
 
 
 def _shapes_in(file: "safe_open") -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:

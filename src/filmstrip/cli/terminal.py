@@ -148,7 +148,7 @@ def content_store(directory: Path | None, limit: float) -> "ContentStore | None"
     from filmstrip.cache import ContentStore
     from filmstrip.config.checks import require
 
-    require(limit >= 0, f"--cache-limit must not be negative, is {limit:g}")
+    require(0 <= limit < float("inf"), f"--cache-limit is a number of gigabytes from 0 on, not {limit:g}")
     return None if directory is None else ContentStore(0, directory, round(limit * 1e9), warn)
 
 

@@ -84,7 +84,8 @@ def train(
     chosen = read_recipe(find_recipe(recipe), () if resume else settings)
     place = output or Path("runs") / chosen.name
     if resume:
-        chosen = changed_recipe(stored_recipe(place), settings)
+        asked, chosen = chosen.name, changed_recipe(stored_recipe(place), settings)
+        require(asked == chosen.name, f"the run in {place} is of the recipe {chosen.name!r}, not of {asked!r}")
     speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one
     if minutes is not None:
         whole, chosen = chosen, limit_minutes(chosen, minutes, begun=resume)

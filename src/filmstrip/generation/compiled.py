@@ -48,9 +48,9 @@ class CompiledDecoding:
             tensor[:, :, :, cache.length :] = 0  # what was never written may be NaN, which no mask takes away
             torch._dynamo.mark_static_address(tensor)  # a CUDA graph writes to it in place
         self._keep_BS = torch.zeros(cache.keys.shape[1], cache.capacity, dtype=torch.bool, device=cache.keys.device)
-        if "compiled_step" not in vars(decoder):
-            vars(decoder)["compiled_step"] = _compile(decoder, cache.keys.device)
-        self._step: _Step = vars(decoder)["compiled_step"]
+        if "_compiled_step" not in vars(decoder):
+            vars(decoder)["_compiled_step"] = _compile(decoder, cache.keys.device)
+        self._step: _Step = vars(decoder)["_compiled_step"]
 
     def __call__(
         self, ids_B: Int[Tensor, "B"], attention_mask: Int[Tensor, "B S"] | None = None
@@ -77,7 +77,7 @@ def compiled_decoding(model: VideoLlava, cache: KVCache) -> CompiledDecoding | N
     decoder = model.text_tower
     if is_stored(decoder) or has_hooks(decoder):
         return None
-    sizes: set[tuple[int, int]] = vars(decoder).setdefault("compiled_sizes", set())  # it lives as long as the model
+    sizes: set[tuple[int, int]] = vars(decoder).setdefault("_compiled_sizes", set())  # it lives as long as the model
     size = (cache.keys.shape[1], _rounded(cache.capacity))
     if size not in sizes and len(sizes) >= _MOST_SIZES:
         return None

@@ -12,6 +12,7 @@ from types import FunctionType
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from filmstrip.cache import KVCache
 from filmstrip.config import TextConfig
@@ -147,7 +148,7 @@ def _is_plain(block: nn.Module, config: TextConfig) -> bool:
     if type(block) is not DecoderBlock:
         return False
     attention, mlp = block.attention, block.mlp
-    if type(attention) is not DecoderAttention or type(mlp) is not SwiGLU:
+    if type(attention) is not DecoderAttention or type(mlp) is not SwiGLU or mlp.activation is not functional.silu:
         return False
     width, inner = config.hidden_size, config.intermediate_size
     asked, kept = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim

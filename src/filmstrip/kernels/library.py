@@ -23,7 +23,7 @@ from filmstrip.config.checks import require_choice
 SOURCES = ("step.cpp", "products.h")
 MODES = ("background", "wait", "off")
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-w")
-_LIBRARY, _FAILED = "step.so", "failed.log"
+_LIBRARY, _SIZE, _FAILED = "step.so", "step.so.size", "failed.log"
 _TIMEOUT = 300.0
 
 
@@ -72,7 +72,7 @@ def _open(compiler: str, wait: bool) -> tuple[Kernels | None, str]:
     status, own = directory.stat(), getattr(os, "getuid", lambda: 0)()
     if status.st_uid != own or status.st_mode & 0o022:
         return None, f"{directory} can be written by others: no library is loaded from there"
-    if not (directory / _LIBRARY).is_file():
+    if not _is_whole(directory):
         if (directory / _FAILED).is_file():
             return None, f"the kernels did not compile, see {directory / _FAILED}; remove it to try again"
         if wait or not _is_being_built(directory):
@@ -80,6 +80,12 @@ def _open(compiler: str, wait: bool) -> tuple[Kernels | None, str]:
         if not wait:
             return None, "compiling the kernels beside this (once); decoding uses them from the next start on"
     return Kernels(directory / _LIBRARY), ""
+
+
+def _is_whole(directory: Path) -> bool:
+    """Whether the library is there, of the size that the compiler gave it: one cut short would end this process."""
+    library, size = directory / _LIBRARY, directory / _SIZE
+    return library.is_file() and size.is_file() and size.read_text().strip() == str(library.stat().st_size)
 
 
 def _is_being_built(directory: Path) -> bool:
@@ -126,9 +132,10 @@ def _build(compiler: str, directory: Path, wait: bool) -> None:
     handle, partial = tempfile.mkstemp(suffix=".partial", dir=directory)
     os.close(handle)
     log = f"{partial}.log"
-    script = 'final=$1 log=$2 failed=$3 partial=$4; shift 4; if "$@" >"$log" 2>&1; then mv "$partial" "$final"; '
-    script += 'rm -f "$log"; else mv "$log" "$failed"; rm -f "$partial"; exit 1; fi'
-    names = [str(directory / _LIBRARY), log, str(directory / _FAILED), partial]
+    script = 'final=$1 size=$2 log=$3 failed=$4 partial=$5; shift 5; if "$@" >"$log" 2>&1; then '
+    script += 'wc -c <"$partial" >"$size"; mv "$partial" "$final"; rm -f "$log"; '
+    script += 'else mv "$log" "$failed"; rm -f "$partial"; exit 1; fi'
+    names = [str(directory / name) for name in (_LIBRARY, _SIZE)] + [log, str(directory / _FAILED), partial]
     process = subprocess.Popen(
         ["sh", "-c", script, "sh", *names, *_command(compiler, Path(partial))],
         stdin=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules import module as torch_modules
 from torch.overrides import TorchFunctionMode
 
 from filmstrip.shapes import Tensor
@@ -112,5 +113,12 @@ def _hook(
 
 
 def has_hooks(model: nn.Module) -> bool:
-    """Whether anything was hung into the model that may change what it computes."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    """Whether anything was hung into the model, or into all modules, that may change what it computes."""
+    return bool(hook_numbers(model))
+
+
+def hook_numbers(model: nn.Module) -> list[int]:
+    """The forward hooks of a model's modules and those of all modules; every hook of a process has its own number."""
+    of_all = (torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks)
+    own = (hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks))
+    return [number for hooks in (*of_all, *own) for number in hooks]

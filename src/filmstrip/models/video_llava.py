@@ -16,6 +16,7 @@ from filmstrip.config.checks import require_choice
 from filmstrip.config.tiles import Tiling, tile_image
 from filmstrip.errors import PromptError
 from filmstrip.models.aggregate import make_aggregation
+from filmstrip.models.compiler import require_compiler
 from filmstrip.models.decoder import Decoder
 from filmstrip.models.fusion import fuse
 from filmstrip.models.projector import Projector
@@ -157,7 +158,9 @@ class VideoLlava(nn.Module):
         """Let `torch.compile` make the blocks of the vision towers and steps of decoding faster, from the next use on.
 
         The first of each size then takes from seconds to a minute. On a GPU steps of decoding become CUDA graphs.
+        Raises `ConfigError` where there is no compiler for it.
         """
+        require_compiler(self.text_tower.token_embedding.weight.device)
         self.compiled = True
         for tower in {self.image_tower, self.video_tower}:
             for block in tower.blocks:

@@ -141,6 +141,7 @@ def _settings(assistant: Assistant, options: BenchmarkOptions) -> dict[str, Any]
         "dtype": origin.dtype,
         "compute": origin.compute,
         "kv": origin.kv,
+        "compiled": origin.compiled,
         "max_new_tokens": options.max_new_tokens,
         "suffix": options.suffix,
     }

@@ -81,7 +81,8 @@ class ConversationBatches:
                 scenes[kind].append(scene)
                 frames[kind].append(augment_clip(drawn, rng))
                 asked = draw_questions(scene, rng, self.questions)
-                questions += asked if len(media) == 1 else [said_of(scene, one) for one in asked[: self.questions // 2]]
+                half = max(1, self.questions // 2)  # of the questions about each of two media
+                questions += asked if len(media) == 1 else [said_of(scene, one) for one in asked[:half]]
             ids, answers, branch = self._tokens(questions, media, dialogue=rng.random() < self.dialogues)
             rows.append((ids, answers))
             branches.append(branch)

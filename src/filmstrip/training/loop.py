@@ -89,6 +89,11 @@ class Trainer:
         """Number of the first batch that `run` needs."""
         return self.state.step * self.settings.micro_batches
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the schedule has no steps left."""
+        return self.settings.schedule.progress(self.state.step, self.state.seconds) >= 1.0
+
     def run(self, batches: Iterable[TrainingBatch]) -> None:
         """Train to the end of the schedule; `batches` start at number `first_batch`.
 
@@ -98,7 +103,7 @@ class Trainer:
         be written, no sample can be read, or a process that reads them dies. An interrupt (Ctrl-C, SIGTERM) ends it
         after the step under way, with a checkpoint.
         """
-        done = self.settings.schedule.progress(self.state.step, self.state.seconds) >= 1.0
+        done = self.is_done
         if not done or self._is_unscored():
             with self.store.named_in_errors(), self._open_log() as log:
                 if self._is_unscored():  # it was stopped after it had saved, before it had validated
@@ -137,6 +142,8 @@ class Trainer:
                 if self._is_due(*saved) and not stopping:
                     self._save(log)
                     saved = (state.step, state.seconds)
+            if not state.samples and not stopping:
+                raise FilmstripError(f"no sample could be read; reasons: {self.directory / SKIPPED_FILE}")
             if state.step != saved[0]:
                 self._save(log, validate=not stopping)  # who asks to stop does not wait; a run that goes on validates
             if self.parallel.agree(state.seconds, bool(stop))[1]:

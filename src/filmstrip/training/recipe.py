@@ -16,6 +16,7 @@ from filmstrip.training.settings import required, section, setting
 Task = Literal["stills", "clips", "world", "conversations"]
 Precision = Literal["float32", "bfloat16"]
 Grouping = Literal["none", "length", "modality-length"]
+_TAKEN = {"checkpoint", "adapter", "tokenizer"}  # what a run writes beside the directories of its stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ class WorldRecipe:
             require_positive(name, getattr(self, name))
         require(self.mixed_every == 0 or self.mixed_every > 1, "mixed_every is 0 or more than 1")
         require(0 <= self.dialogues <= 1, f"dialogues is a share, 0 to 1, not {self.dialogues}")
+        require(self.motion_weight >= 0, f"motion_weight must not be negative, is {self.motion_weight}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,7 @@ class StageRecipe:
     def __post_init__(self) -> None:
         plain = self.name.replace("-", "").replace("_", "").isalnum() and self.name.isascii()
         require(plain, f"a stage's name has letters, digits, - and _ alone, not {self.name!r}")
+        require(self.name not in _TAKEN, f"a stage cannot be named {self.name!r}: a run writes something else there")
         require(self.ema is None or 0 < self.ema < 1, f"ema must lie between 0 and 1, not {self.ema}")
         require(self.task != "conversations" or bool(self.data.files), "the task conversations needs data.files")
         require(

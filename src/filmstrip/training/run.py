@@ -5,7 +5,7 @@ The output directory holds `recipe.json` (what was run), a directory per stage (
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from filmstrip.checkpoint.write import json_bytes
 from filmstrip.config.checks import require
 from filmstrip.errors import CheckpointError, FilmstripError
 from filmstrip.training.adapters import AdapterInfo, save_adapter
-from filmstrip.training.checkpoints import is_first_process
+from filmstrip.training.checkpoints import CheckpointStore, is_first_process
 from filmstrip.training.curves import plot_run
 from filmstrip.training.log import ANSWERS_FILE, SKIPPED_FILE, WARNINGS_FILE, Rows, read_log
 from filmstrip.training.loop import Hooks, Trainer
@@ -124,7 +124,8 @@ def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer)
     for number, stage in enumerate(recipe.stages):
         opened = open_stage(assistant, recipe, stage, recipe.seed + number, parallel, observer.on_note, before)
         adapted, before = opened.adapted, opened.task
-        trainer = _run_stage(opened, stage, output / stage.name, parallel, observer)
+        later = [output / following.name for following in recipe.stages[number + 1 :]]
+        trainer = _run_stage(opened, stage, output / stage.name, parallel, observer, later)
         opened.finish()
         if is_first_process():  # others would read what this one may be removing
             best = trainer.store.best()
@@ -146,7 +147,9 @@ def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer)
     return result
 
 
-def _run_stage(opened: Stage, stage: StageRecipe, directory: Path, parallel: Parallel, observer: Observer) -> Trainer:
+def _run_stage(
+    opened: Stage, stage: StageRecipe, directory: Path, parallel: Parallel, observer: Observer, later: Sequence[Path]
+) -> Trainer:
     schedule = opened.settings.schedule
 
     def report(figures: dict[str, Any]) -> None:
@@ -159,11 +162,23 @@ def _run_stage(opened: Stage, stage: StageRecipe, directory: Path, parallel: Par
 
     hooks = Hooks(report, opened.validate, opened.answer, show, observer.on_note)
     trainer = Trainer(opened.task, opened.settings, directory, parallel, hooks)
+    if not trainer.is_done:
+        _require_unused(directory, later)
     counts = [sum(p.numel() for p in group) for group in (trainer.trained.values(), opened.task.parameters())]
     start = StageStart(counts[0], counts[1], opened.num_samples, trainer.state.step, schedule.steps)
     observer.on_stage(stage.name, start)
     trainer.run(opened.batches(trainer.first_batch))
     return trainer
+
+
+def _require_unused(directory: Path, later: Sequence[Path]) -> None:
+    """Raise `FilmstripError` when a stage would go on from which a later one has begun: nothing would fit together."""
+    begun = [path.name for path in later if CheckpointStore(path / "checkpoints", 1).last() is not None]
+    if begun:
+        raise FilmstripError(
+            f"the stage {directory.name} has steps left, but {begun[0]} has begun from what it was: leave --steps, "
+            "--minutes and --set as they were, or give another --output"
+        )
 
 
 def _collect(result: RunResult, stage: StageRecipe, directory: Path) -> None:

@@ -9,8 +9,11 @@ METRICS: tuple[str, ...] = get_args(Metric)
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-# "B", "(b)", "B.", "B: a dog", "The answer is B", "Answer: (B)"; a lone "a" in a sentence is an article.
-_LETTER = re.compile(r"^\s*\(?([A-Za-z])\)?\s*(?:[.:)]|$)|\banswer\s*(?:is|:)\s*\(?([A-Za-z])\b", re.IGNORECASE)
+_SAID = r"\b(?i:answer|option|choice)\s*(?i:is\b)?\s*:?\s*[(*]*"
+# "B", "(b)", "**B**", "B.", "B: a dog"; "The answer is B", "Answer: (b).", "The correct option is B".
+_LETTER = re.compile(rf"^\s*[(*]*([A-Za-z])[)*]*\s*(?:[.:)]|$)|{_SAID}([A-Za-z])[)*]*\s*(?=[.,:;]|$)")
+# "The answer is B because ...": after options were looked for, since "The answer is a dog" begins with an article.
+_LETTER_AND_MORE = re.compile(rf"{_SAID}([A-Z])\b")
 
 
 def score(metric: Metric, truth: str, said: str, options: tuple[str, ...] = ()) -> float | None:
@@ -51,13 +54,17 @@ def normalise(text: str) -> str:
 
 def chosen(text: str, options: tuple[str, ...] = ()) -> str:
     """The letter of the option that `text` names, "" for none: by its letter, or by the words of one option alone."""
-    match = _LETTER.search(text)
-    if match:
-        letter = (match.group(1) or match.group(2)).upper()
-        if not options or ord(letter) - ord("A") < len(options):
-            return letter
+    letter = _named_by(_LETTER, text, options)
+    if letter:
+        return letter
     said = f" {normalise(text)} "
     named = [index for index, option in enumerate(options) if f" {normalise(option)} " in said]
     exact = [index for index in named if normalise(options[index]) == said.strip()]
     hits = exact or named
-    return chr(ord("A") + hits[0]) if len(hits) == 1 else ""
+    return chr(ord("A") + hits[0]) if len(hits) == 1 else _named_by(_LETTER_AND_MORE, text, options)
+
+
+def _named_by(pattern: re.Pattern[str], text: str, options: tuple[str, ...]) -> str:
+    match = pattern.search(text)
+    letter = next(filter(None, match.groups())).upper() if match else ""
+    return letter if letter and (not options or ord(letter) - ord("A") < len(options)) else ""

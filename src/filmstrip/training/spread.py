@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from filmstrip.config.checks import require
 from filmstrip.models import VideoLlava
+from filmstrip.models.compiler import require_compiler
 from filmstrip.models.decoder import DecoderBlock
 from filmstrip.models.vision import VisionBlock
 from filmstrip.training.optimizer import is_sharded
@@ -25,6 +26,8 @@ def prepare_task(task: nn.Module, model: VideoLlava, recipe: Recipe, parallel: P
         "adapters and tensor_parallel do not go together; let FSDP share the weights alone (tensor_parallel: 1)",
     )
     share_matrices(model, parallel)
+    if recipe.compile:
+        require_compiler(parallel.device)
     for block in _blocks(task):
         if recipe.activation_checkpointing:
             _checkpoint_activations(block)

@@ -30,7 +30,7 @@ from filmstrip.training.experiment.report import results_page
 from filmstrip.training.photos import TEST_PHOTOS, load_photos
 from filmstrip.training.recipe import ModelRecipe, Recipe
 from filmstrip.training.recipe_file import recipe_values
-from filmstrip.training.run import CHECKPOINT, Observer, RunResult, claimed, train
+from filmstrip.training.run import CHECKPOINT, RECIPE_FILE, Observer, RunResult, claimed, stored_recipe, train
 from filmstrip.training.start import architecture_config
 from filmstrip.training.tiny import NUM_FRAMES
 
@@ -77,6 +77,7 @@ def run_experiment(
     load_photos(TEST_PHOTOS)  # whatever is missing is said before hours of training, not after them
     parts = take_apart(recipes, options.length)
     with claimed(output, resume=resume):
+        _require_all([recipe.name for recipe in recipes], output)
         variants = plan_variants(parts, options.length, output, watcher.on_note)
         known = {variant.name: _stored(variant, output, options) for variant in variants}
         results: dict[str, Any] = {}
@@ -144,9 +145,27 @@ def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Wa
 
 
 def _train(recipe: Recipe, name: str, place: Path, output: Path, watcher: Watcher) -> RunResult:
-    """One training run, or the rest of one; it finds its tokenizer made."""
+    """One training run, or the rest of one; it finds its tokenizer made. Raises `FilmstripError` for another's."""
+    if (place / RECIPE_FILE).is_file() and _but_places(stored_recipe(place)) != _but_places(recipe):
+        raise FilmstripError(f"{place} has the beginning of another recipe's run: give that one, or another --output")
     shutil.copytree(tokenizer_directory(recipe, output), place / "tokenizer", dirs_exist_ok=True)
     return train(recipe, place, resume=True, observer=watcher.observe(name, recipe))
+
+
+def _but_places(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without where its towers lie, which changes with the directory."""
+    values = recipe_values(recipe)
+    return {**values, "model": {**values["model"], "towers": None}}
+
+
+def _require_all(names: Sequence[str], output: Path) -> None:
+    """Raise `FilmstripError` where earlier results would be lost: costs are measured, and written, of all at once."""
+    whole = output / RESULTS
+    left_out = [name for name in (read_json(whole)["variants"] if whole.is_file() else ()) if name not in names]
+    if left_out:
+        raise FilmstripError(
+            f"{whole} has results of {', '.join(left_out)}, too: name all recipes, or another --output"
+        )
 
 
 def _together(families: dict[str, FamilyResult]) -> FamilyResult:
