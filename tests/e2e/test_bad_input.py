@@ -208,6 +208,7 @@ def test_a_bad_line_in_a_pipe_does_not_lose_the_answers_before_it(checkpoint: Pa
         (["--top-p", "2"], "top_p must be above 0 and at most 1, is 2.0"),
         (["--top-k", "-1"], "top_k must not be negative"),
         (["--min-p", "1.5"], "min_p must be between 0 and 1"),
+        (["--cache", "x", "--cache-limit", "inf"], "--cache-limit is a number of gigabytes"),
         (["--temperature", "-1"], "temperature must not be negative, is -1.0"),
         (["--temperature", "nan"], "temperature must be a finite number, not nan"),
         (["--temperature", "inf"], "temperature must be a finite number, not inf"),

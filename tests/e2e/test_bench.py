@@ -53,6 +53,7 @@ def test_quantised_weights_beside_those_that_they_were_made_from(tmp_path: Path)
 
 def test_bad_input(tmp_path: Path) -> None:
     assert "name it" in refused("bench", tmp_path, "--resume")
+    assert "--out is a file" in refused("bench", tmp_path, "--resume", "--out", ".")
     assert "nothing to resume" in refused("bench", tmp_path, "--resume", "--out", tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
     assert "unknown size 'L'" in refused("bench", tmp_path, "--sizes", "L")

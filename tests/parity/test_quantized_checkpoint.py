@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import filmstrip
@@ -118,6 +119,26 @@ def test_the_doctor_finds_it_sound(quantised: dict[int, Path], tmp_path: Path) -
     shutil.copytree(quantised[4], damaged)
     (damaged / MANIFEST_FILE).unlink()
     assert not diagnose(damaged).sound
+
+
+@pytest.mark.parametrize("part", ["weight", "scales"])
+def test_the_doctor_refuses_what_the_loader_refuses(quantised: dict[int, Path], tmp_path: Path, part: str) -> None:
+    """Numbers of another kind than the manifest says."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(quantised[8], damaged)
+    tensors = load_file(damaged / "model.safetensors")
+    name = next(name for name in sorted(tensors) if name.endswith(f"mlp.up_proj.{part}"))
+    save_file({**tensors, name: tensors[name].float()}, damaged / "model.safetensors", {"format": "pt"})
+    diagnosis = diagnose(damaged)
+    told = [finding for finding in diagnosis.findings if "its manifest asks for" in finding.what]
+    assert not diagnosis.sound and len(told) == 1, diagnosis.findings
+    with pytest.raises(FilmstripError, match="its manifest asks for"):
+        load(damaged)
+
+
+def test_groups_that_do_not_divide_are_said(tmp_path: Path) -> None:
+    result = succeed("quantize", "tiny", tmp_path / "q", "--bits", "4", "--vision-bits", "0", "--group", "256")
+    assert "have a scale for every 32 inputs, since theirs do not divide by 256" in result.err + result.out
 
 
 @pytest.mark.parametrize(

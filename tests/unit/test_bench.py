@@ -428,7 +428,8 @@ def test_figures_of_other_circumstances_are_not_gone_on_with(tmp_path: Path) -> 
         figures.write_text(json.dumps({**content, **change}))
         with pytest.raises(ConfigError, match=f"with another {name};"):
             read_earlier(figures, options)
-    for damage in ("{", "[]", "{}", json.dumps({**content, "rows": [{}]}), json.dumps({**content, "sittings": [1]})):
+    other = ({"rows": [{}]}, {"sittings": [1]}, {"sittings": []})
+    for damage in ("{", "[]", "{}", *(json.dumps({**content, **change}) for change in other)):
         figures.write_text(damage)
         with pytest.raises(ConfigError, match="is not what `filmstrip bench --out` writes"):
             read_earlier(figures, options)

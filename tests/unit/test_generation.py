@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from filmstrip.config import RopeConfig, SamplingConfig
 from filmstrip.diagnostics.tracker import track_memory
-from filmstrip.errors import ConfigError, PromptError
+from filmstrip.errors import ConfigError, FilmstripError, PromptError
 from filmstrip.generation import TokenLoop, step
 from filmstrip.generation.sample import filter_logits, penalise_repetition, sample_tokens
 from filmstrip.generation.step import new_cache, prefill
@@ -82,6 +82,16 @@ def test_temperature_zero_is_the_best_after_the_penalty() -> None:
     seen[0, 0] = True
     sampling = SamplingConfig(repetition_penalty=2.0)
     assert sample_tokens(LOGITS, sampling, seen, [torch.Generator()]).tolist() == [1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_said(temperature: float, value: float) -> None:
+    """Damaged weights, a float16 overflow: neither an answer made of one token nor a traceback."""
+    logits, seen = LOGITS.clone(), torch.zeros_like(LOGITS, dtype=torch.bool)
+    logits[0, 0] = value
+    with pytest.raises(FilmstripError, match="logits are not numbers"):
+        sample_tokens(logits, SamplingConfig(temperature=temperature), seen, [torch.Generator()])
 
 
 def test_draws_follow_the_distribution() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from filmstrip.api.answer import Timings
 from filmstrip.config import SamplingConfig
-from filmstrip.config.checks import require, require_choice
+from filmstrip.config.checks import require_choice
 from filmstrip.errors import MediaError, PromptError
 from filmstrip.inputs.processor import Processor, Prompt
 from filmstrip.media.clip import Clip
@@ -21,8 +21,6 @@ from filmstrip.text.prompt import Turn, user_turn
 
 Medium: TypeAlias = str | Path | Clip
 Media: TypeAlias = Medium | Sequence[Medium]
-
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,8 @@ class RequestBuilder:
         if isinstance(stops, str | list):
             given["stop_strings"] = (stops,) if isinstance(stops, str) else tuple(stops)
         settings = replace(self.sampling, **given)
-        if settings.seed is None:
-            return replace(settings, seed=secrets.randbelow(2**32)) if settings.temperature > 0 else settings
-        require(0 <= settings.seed <= MAX_SEED, f"the seed must be from 0 to {MAX_SEED}, is {settings.seed}")
+        if settings.seed is None and settings.temperature > 0:
+            return replace(settings, seed=secrets.randbelow(2**32))
         return settings
 
     def prepare(

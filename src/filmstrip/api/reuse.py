@@ -32,7 +32,8 @@ MEMORY_BYTES = 2 * 2**30  # or one clip of the trained length, where that is mor
 DISK_BYTES = 20 * 10**9
 _WORDS = 256  # tokens in front of a clip that fit into the limit beside it
 _SAMPLES = 4  # values of each parameter that are compared
-_IN_KEYS = {"backend", "compiled", "kv_dtype"}  # attributes of modules that entries are found by
+# Attributes of modules that entries are found by, and those that play no part in reading a prompt.
+_ASIDE = {"backend", "compiled", "kv_dtype", "eos_token_ids", "wide_steps"}
 _PROGRAM = ("models", "ops", "generation", "kernels", "cache")  # what decides what is remembered
 
 
@@ -203,7 +204,7 @@ class ModelState:
 
 def _settings(module: nn.Module) -> list[tuple[str, object]]:
     """The attributes of a module itself: plain values, and which object any other is."""
-    own = ((name, value) for name, value in vars(module).items() if not name.startswith("_") and name not in _IN_KEYS)
+    own = ((name, value) for name, value in vars(module).items() if not name.startswith("_") and name not in _ASIDE)
     return [(name, value if isinstance(value, int | float | str) else id(value)) for name, value in own]
 
 

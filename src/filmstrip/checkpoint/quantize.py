@@ -79,7 +79,13 @@ def quantized_output(source: Path, options: QuantizeOptions) -> Output:
     files = dict(hf_to_hf(source, tensors, None, temporal=config.video_tower.temporal_attention).files)
     files[CONFIG_FILE] = json_bytes(_as_variant(json.loads(files[CONFIG_FILE])))
     files[MANIFEST_FILE] = manifest.to_bytes()
-    notes = (f"{len(left)} layers stay as they are: their inputs do not divide by {GROUP_MULTIPLE}",) if left else ()
+    notes: tuple[str, ...] = (
+        (f"{len(left)} layers stay as they are: their inputs do not divide by {GROUP_MULTIPLE}",) if left else ()
+    )
+    other = [name for name, layer in layers.items() if options.group not in (None, layer.group)]
+    if other:
+        told = f"{len(other)} layers have a scale for every {GROUP_MULTIPLE} inputs, since theirs do not divide"
+        notes += (f"{told} by {options.group}",)
     rows = [("source", f"{source.resolve().name}: {checkpoint.describe()}"), ("weights of the source", digest)]
     shared = " or ".join(map(str, sorted({layer.group for layer in layers.values()})))
     rows.append(("quantised", f"{len(layers)} layers, {manifest.title}, one scale for {shared} inputs"))

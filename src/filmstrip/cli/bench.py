@@ -100,6 +100,8 @@ def bench(
         raise ConfigError("--results says what is timed; leave out --sizes, --dtypes and --workloads")
     if large and not results:
         raise ConfigError("--with-7b belongs to --results; otherwise --sizes names the 7B")
+    if out is not None and not out.name:
+        raise ConfigError(f"--out is a file, not {out}")
     if resume and out is None:
         raise ConfigError("--resume goes on with the page of --out; name it")
     with starting():

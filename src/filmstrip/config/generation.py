@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from filmstrip.config.checks import require
 
 MAX_NEW_TOKENS = 1_000_000
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class SamplingConfig:
             _require_finite(name, getattr(self, name))
         if self.seed is not None:
             _require_integer("seed", self.seed)
+            require(0 <= self.seed <= MAX_SEED, f"the seed must be from 0 to {MAX_SEED}, is {self.seed}")
         texts = isinstance(self.stop_strings, tuple) and all(isinstance(stop, str) for stop in self.stop_strings)
         require(texts, f"stop_strings must be a tuple of texts, not {self.stop_strings!r}")
         self._require_ranges()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from filmstrip.config import SamplingConfig
+from filmstrip.errors import FilmstripError
 from filmstrip.shapes import Bool, Float, Int, Tensor
 
 # Below it the division leaves float32; any difference of logits has then long decided the draw.
@@ -20,9 +21,14 @@ def sample_tokens(
     """One token per row: the best (temperature 0), or a draw from the filtered distribution.
 
     `seen_BW` marks the tokens of each row's prompt and answer, for the repetition penalty. Each row draws from its
-    own generator, so a row's tokens do not depend on its neighbours.
+    own generator, so a row's tokens do not depend on its neighbours. Raises `FilmstripError` for logits that are not
+    numbers.
     """
     logits_BW = logits_BW.float()
+    if not bool(logits_BW.amax(dim=-1).isfinite().all()):
+        raise FilmstripError(
+            "the model's logits are not numbers (NaN or infinite): weights are damaged, or float16 has overflowed"
+        )
     if sampling.repetition_penalty != 1.0:
         logits_BW = penalise_repetition(logits_BW, seen_BW, sampling.repetition_penalty)
     if sampling.temperature == 0.0:

@@ -74,7 +74,7 @@ def read_earlier(figures: Path, options: Options) -> Results:
     """
     try:
         content = json.loads(figures.read_text(encoding="utf-8"))
-        sittings = [_read_sitting(sitting) for sitting in content["sittings"]]
+        *before, last = [_read_sitting(sitting) for sitting in content["sittings"]]
         rows = [_read_row(row) for row in content["rows"]]
         agreement = {str(title): str(said) for title, said in content["agreement"].items()}
         found, settings = dict(content["machine"]), {name: content[name] for name in _SAME}
@@ -87,7 +87,6 @@ def read_earlier(figures: Path, options: Options) -> Results:
     other += [name for name in _SAME if settings[name] != getattr(options, name)]
     require(not other, f"{figures} was measured with another {', '.join(other)}; without --resume a run starts anew")
     whole = [row for row in rows if _is_whole(row, options)]
-    *before, last = sittings
     return Results(found | {"date": last.date}, last.limits, options, whole, agreement, before=before)
 
 

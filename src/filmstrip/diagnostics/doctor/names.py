@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo
+from filmstrip.checkpoint.header import DTYPES, WEIGHT_DTYPES, TensorInfo, dtype_name
 from filmstrip.checkpoint.layouts import layouts_of
 from filmstrip.checkpoint.rules import SCALES, TEMPORAL, Mapped
 from filmstrip.diagnostics.doctor.findings import Findings, counted, some
 from filmstrip.diagnostics.doctor.recognise import Matched
 from filmstrip.diagnostics.doctor.weights import Stored
+from filmstrip.kernels import SCALE_DTYPE
 from filmstrip.models.wide import count_weights
 
 POSITION_TABLE = "position_embedding.weight"
@@ -79,9 +80,11 @@ def _check_dtypes(stored: Stored, matched: Matched, integers: Mapping[str, torch
     by_dtype: dict[str, list[str]] = defaultdict(list)
     for name, entry in matched.entries.items():
         dtype = stored.tensors[name].dtype
-        if entry.canonical.endswith(f".{SCALES}") or integers.get(entry.canonical) == DTYPES[dtype]:
-            continue  # of a quantised layer, as its manifest has it
-        by_dtype[dtype].append(name)
+        wanted = SCALE_DTYPE if entry.canonical.endswith(f".{SCALES}") else integers.get(entry.canonical)
+        if wanted is None:
+            by_dtype[dtype].append(name)
+        elif DTYPES[dtype] != wanted:  # of a quantised layer
+            findings.add("dtype-unsupported", name, f"stored as {dtype}, its manifest asks for {dtype_name(wanted)}")
     for dtype, names in sorted(by_dtype.items()):
         if dtype not in WEIGHT_DTYPES:
             findings.add("dtype-unsupported", dtype, f"{counted(len(names), 'tensor')} stored so: {some(names)}")
