@@ -113,6 +113,18 @@ def test_sample_answers_are_seen(tmp_path: Path) -> None:
     assert notes == [f"only: sample answers go to {tmp_path / 'out' / 'only' / 'answers.txt'}"]
 
 
+def test_bfloat16_leaves_what_does_not_learn_as_it_was(tmp_path: Path) -> None:
+    """Bit for bit, though frozen weights are kept in bfloat16 while others learn."""
+    train(small_recipe(tmp_path, train=["projector"], recipe={"precision": "bfloat16"}), tmp_path / "out")
+    before, after = (load(path, quiet=True).model for path in (tmp_path / "base", tmp_path / "out" / "checkpoint"))
+    changed = {
+        name.split(".")[0]
+        for (name, first), second in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not first.equal(second)
+    }
+    assert changed == {"projector"}
+
+
 def test_a_run_without_a_readable_sample_fails(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, data={"media_root": str(tmp_path / "nowhere")}, schedule={"steps": 2})
     records = [record for record in sound_records() if "<image>" in str(record) or "<video>" in str(record)]
