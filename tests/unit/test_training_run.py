@@ -17,7 +17,7 @@ from filmstrip.training.checkpoints import read_state
 from filmstrip.training.language import LanguageTraining
 from filmstrip.training.log import read_log
 from filmstrip.training.parallel import Parallel
-from filmstrip.training.run import Observer, train
+from filmstrip.training.run import Observer, kind_of, train
 from filmstrip.training.spread import prepare_task
 from filmstrip.training.validation import Validation
 from tests.training import small_recipe, sound_records, write_data
@@ -169,3 +169,24 @@ def test_a_later_stage_computes_activations_twice_not_more(tmp_path: Path) -> No
     forward = model.text_tower.blocks[0].forward
     assert isinstance(forward, partial)
     assert not isinstance(forward.args[0], partial)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        (
+            "/data/sub/bad.mp4: no frame of the video can be decoded; the file is damaged",
+            "no frame of the video can be",
+        ),
+        ("missing file 'clips/7.mp4'", "missing file …"),
+        ("turn 3 is the assistant's, and so is turn 4", "turn 3 is the assistant's, and so is turn 4"),
+        ("the sample has 900 tokens: more than 512", "the sample has 900 tokens"),
+    ],
+)
+def test_reasons_are_counted_by_kind(reason: str, kind: str) -> None:
+    assert kind_of(reason).startswith(kind) and "/" not in kind_of(reason)
+
+
+def test_a_sample_that_is_left_out_in_every_pass_counts_once(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, [*sound_records(), {"id": "bad"}], schedule={"steps": 6})
+    assert train(recipe, tmp_path / "out").skipped == {"there is no conversation": 1}

@@ -4,6 +4,7 @@ The output directory holds `recipe.json` (what was run), a directory per stage (
 (the result) and `curves.png`.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -199,11 +200,16 @@ def _collect(result: RunResult, stage: StageRecipe, directory: Path) -> None:
     steps = [line for line in read_log(directory / "log.jsonl") if "loss" in line]
     waited = sum(line.get("waited", 0.0) for line in steps)
     result.stages[stage.name] = {**steps[-1], "waited": waited} if steps else {}
-    for line in read_log(directory / SKIPPED_FILE):
-        reason = line["reason"].split(":")[0].split("'")[0].strip()
-        if line.get("validation"):
-            reason = f"validation data, {reason}"
-        result.skipped[reason] = result.skipped.get(reason, 0) + 1
+    lines = read_log(directory / SKIPPED_FILE)
+    for _, reason, held_out in {(line["sample"], line["reason"], line.get("validation", False)) for line in lines}:
+        kind = ("validation data, " if held_out else "") + kind_of(reason)
+        result.skipped[kind] = result.skipped.get(kind, 0) + 1
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what it says of one sample alone: its path, what it quotes, details after a colon."""
+    parts = [part for part in re.sub(r"(?<!\w)'[^']*'", "…", reason).split(": ") if "/" not in part]
+    return (parts or [reason])[0].strip()
 
 
 @contextmanager
