@@ -86,6 +86,10 @@ def test_a_stopped_export_goes_on_and_grows(tmp_path, photos):
     after = [item.questions for item in read_world(tmp_path)]
     assert len(after) == 7 and after[:4] == before[:4] and after[5:] == before[4:]
     assert not list(tmp_path.rglob(".partial*"))
+    conversations = (tmp_path / CONVERSATIONS).read_bytes()
+    with pytest.raises(DataError, match="holds 5 clips: ask for no fewer"):
+        export_world(tmp_path, PLAN)
+    assert (tmp_path / CONVERSATIONS).read_bytes() == conversations
 
 
 def test_other_worlds_and_other_directories_are_left_alone(tmp_path):

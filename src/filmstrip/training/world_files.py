@@ -171,13 +171,17 @@ def _numbers(plan: WorldPlan) -> Iterator[tuple[MediaKind, int]]:
 
 
 def _claim(directory: Path, plan: WorldPlan) -> None:
-    """Make `directory` that of `plan`, which goes on where an earlier run stopped; of the same world, maybe smaller."""
+    """Make `directory` that of `plan`, which goes on where an earlier run of the same world stopped, or grows."""
     content = json.loads(json.dumps({"version": _VERSION, "fps": FPS, **asdict(plan)}))
     if (directory / PLAN).exists():
         there = _read_object(directory / PLAN)
         different = sorted(key for key in content if key not in ("clips", "images") and there.get(key) != content[key])
         if different:
             raise DataError(f"{directory} holds another world: it differs in {', '.join(different)}")
+        fewer = [key for key in ("clips", "images") if there.get(key, 0) > content[key]]
+        if fewer and (directory / CONVERSATIONS).exists():
+            held = " and ".join(f"{there[key]} {key}" for key in fewer)
+            raise DataError(f"{directory} holds {held}: ask for no fewer, or choose another place")
     elif directory.exists() and any(directory.iterdir()):
         raise DataError(f"{directory} is not empty and holds no world; choose another place")
     for folder, _ in _FOLDERS.values():
