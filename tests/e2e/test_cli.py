@@ -41,6 +41,7 @@ CARD_KEYS = {
     "preset",
     "temporal_attention",
     "dtype",
+    "compiled",
     "compute",
     "kv",
     "quantization",
