@@ -122,15 +122,12 @@ def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer)
     result = RunResult(output, output / CHECKPOINT)
     adapted: tuple[str, ...] = ()
     before: torch.nn.Module | None = None
-    learnt: set[str] = set()
     for number, stage in enumerate(recipe.stages):
         opened = open_stage(assistant, recipe, stage, recipe.seed + number, parallel, observer.on_note, before)
         adapted, before = opened.adapted, opened.task
         later = [output / following.name for following in recipe.stages[number + 1 :]]
         trainer = _run_stage(opened, stage, output / stage.name, parallel, observer, later)
         opened.finish()
-        moved = {id(parameter) for parameter in trainer.trained.values()}
-        learnt |= {name for name, parameter in assistant.model.named_parameters() if id(parameter) in moved}
         if is_first_process():  # others would read what this one may be removing
             best = trainer.store.best()
             result.best = best if best != trainer.store.last() else None
@@ -147,18 +144,21 @@ def _train(recipe: Recipe, output: Path, parallel: Parallel, observer: Observer)
             result.result = save_adapter(assistant.model, info, output / ADAPTER)
         else:
             if recipe.precision == "bfloat16" and assistant.origin.dtype != "bfloat16":
-                _restore(assistant.model, learnt, start_model(recipe, output, Parallel())[0].model)
+                _restore(assistant.model, start_model(recipe, output, Parallel())[0].model)
             assistant.save(result.result, overwrite=True)
     plot_run(output, [stage.name for stage in recipe.stages], output / CURVES, observer.on_note)
     return result
 
 
-def _restore(model: torch.nn.Module, learnt: set[str], start: torch.nn.Module) -> None:
-    """Give the weights that did not learn every bit back: meanwhile they were kept in bfloat16."""
+def _restore(model: torch.nn.Module, start: torch.nn.Module) -> None:
+    """Give weights that are those of the start but for their rounding to bfloat16, in which they were kept, every bit
+    back.
+    """
     values = dict(start.named_parameters())
     for name, parameter in model.named_parameters():
-        if name not in learnt:
-            parameter.data = values[name].data
+        value = values[name].detach().to("cpu")
+        if torch.equal(parameter, value.to(torch.bfloat16).to(parameter.dtype)):
+            parameter.data = value.to(parameter.dtype)
 
 
 def _run_stage(
