@@ -182,10 +182,9 @@ def _together(families: dict[str, FamilyResult]) -> FamilyResult:
 
 def _identity(variant: Variant, options: ExperimentOptions) -> dict[str, Any]:
     """What a result is the result of."""
-    recipe = recipe_values(variant.recipe)
+    recipe, towers = recipe_values(variant.recipe), None  # type: dict[str, Any], Any
     if variant.towers is not None:
-        towers: Any = recipe_values(variant.towers)
-        recipe["model"]["towers"] = None  # a path; `towers` says what is there
+        recipe, towers = _but_places(variant.recipe), recipe_values(variant.towers)  # which say what is there
     else:
         given = variant.recipe.model.towers
         towers = given and load(given, device="cpu", compute="stored", quiet=True).origin.weights_hash
