@@ -13,8 +13,9 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from filmstrip.api import Answer, Assistant
 from filmstrip.api.load import load
-from filmstrip.api.reuse import MEMORY_BYTES, memory_limit
+from filmstrip.api.reuse import MEMORY_BYTES, ModelState, memory_limit
 from filmstrip.cache import ContentStore
+from filmstrip.checkpoint.digest import FULL_BYTES, WeightsDigest
 from filmstrip.config import ModelConfig
 from filmstrip.generation import VideoLlavaForGeneration, step
 from filmstrip.kernels import find_kernels
@@ -254,6 +255,19 @@ def test_what_a_hash_of_samples_may_miss(
         monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     again = load(directory, device="cpu", quiet=True, cache=cache)
     assert again.ask(clip(), "what", max_new_tokens=2).prefix_reused == 0
+
+
+def test_changes_are_looked_for_where_the_hash_has_read() -> None:
+    """Any other place of a large checkpoint would be read from the disk for it, with megabytes around it."""
+    shapes = [(64, 4096), (128, 11008), (4096,), (1000, 64), (1024, 3, 14, 14)]
+    model = torch.nn.ParameterList(torch.zeros(shape, dtype=torch.bfloat16) for shape in shapes)
+    digest = WeightsDigest(2 * FULL_BYTES)
+    (views,) = ModelState(model)._samples
+    for parameter, view in zip(model, views, strict=True):
+        first = view.data_ptr() - parameter.data_ptr()
+        last = first + (len(view) - 1) * view.stride(0) * view.element_size()
+        blocks = digest.blocks(parameter.nbytes)
+        assert any(begin <= first and last < end for begin, end in blocks), (parameter.shape, first, last, blocks)
 
 
 def test_one_clip_always_finds_room_in_memory() -> None:

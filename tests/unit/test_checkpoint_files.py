@@ -1,6 +1,7 @@
 """Damaged and hostile checkpoint files: each gives one clear line, and nothing else happens."""
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from safetensors.torch import save_file
 from filmstrip.checkpoint.files import TensorReader, is_plain_name, open_tensor_file, open_tensors
 from filmstrip.checkpoint.header import read_header
 from filmstrip.checkpoint.json_file import read_json
-from filmstrip.errors import CheckpointError
+from filmstrip.diagnostics.bench.page_cache import cached_share, evict
+from filmstrip.errors import CheckpointError, FilmstripError
 
 TENSORS = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -45,6 +47,35 @@ def test_reads_what_safetensors_wrote(tmp_path: Path) -> None:
     reader = TensorReader(files)
     assert all(torch.equal(reader.read(name), tensor) for name, tensor in TENSORS.items())
     assert reader.read("a").data_ptr() == reader.read("a").data_ptr(), "values should come from the memory map"
+
+
+def test_a_tensor_may_begin_anywhere(tmp_path: Path) -> None:
+    """The format does not align tensors: here float32 begins on an odd byte, and on an even one after a long header."""
+    value = torch.tensor([1.5, -2.0])
+    for pad in range(4):
+        name = "x" * pad
+        header = {f"a{name}": entry(0, 1), "b": entry(1, 9, "F32", [2]), "c": entry(9, 9, "F32", [0, 3])}
+        raw_file(tmp_path / "model.safetensors", header, b"\x07" + value.numpy().tobytes())
+        reader = TensorReader(open_tensors(tmp_path))
+        assert reader.read(f"a{name}").tolist() == [7]
+        assert torch.equal(reader.read("b"), value)
+        assert reader.read("c").shape == (0, 3)
+
+
+def test_opening_tensors_reads_nothing(tmp_path: Path) -> None:
+    """A checkpoint on a disk is there at once; its values are read when they are needed."""
+    path = tmp_path / "model.safetensors"
+    save_file({f"w{index}": torch.ones(2**20) for index in range(8)}, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # pages that are not on the disk yet would stay
+    try:
+        evict([path])
+    except FilmstripError:
+        pytest.skip("this file system is in memory, or does not let go")
+    reader = TensorReader(open_tensors(tmp_path))
+    tensors = [reader.read(f"w{index}") for index in range(8)]
+    assert cached_share(path) < 0.1
+    assert all(tensor.sum() == 2**20 for tensor in tensors)
 
 
 def test_every_truncation_is_an_error(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from filmstrip.api.answer import Origin, recorded_versions
 from filmstrip.cache import ContentStore, KVCache, kv_cache_bytes
+from filmstrip.checkpoint.digest import BLOCK_BYTES
 from filmstrip.config import MediaKind
 from filmstrip.config.tiles import Size
 from filmstrip.generation import VideoLlavaForGeneration
@@ -181,8 +182,9 @@ class ModelState:
         self.model = model
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for parameter in model.parameters():
-            # A quarter down, where the weights' hash has read the file already (`checkpoint.digest`).
+            # A quarter down, the beginning of a row: there the weights' hash has read the file (`checkpoint.digest`).
             row = parameter.detach()[tuple(size // 4 for size in parameter.shape[:-1])].reshape(-1)
+            row = row[: BLOCK_BYTES // 2 // row.element_size()]
             step = max(1, len(row) // _SAMPLES)
             by_dtype.setdefault(parameter.dtype, []).append(row[step // 2 :: step])
         self._samples = [*by_dtype.values()]  # views: they show what is there now
