@@ -46,7 +46,8 @@ struct Matrix {
 namespace {
 
 constexpr int MAX_ROWS = 8;
-constexpr int NEAR = 2;  // for __builtin_prefetch: into the second nearest cache
+constexpr int NEAR = 2, ONCE = 0;  // for __builtin_prefetch: into the second nearest cache; used once, into the nearest
+constexpr int64_t LINE = 64, AHEAD = 4096;  // bytes
 
 inline Vector load(const float* p) { return *(const StoredFloats*)p; }
 
@@ -169,24 +170,41 @@ inline void round_to(Float16* out, const float* x, int64_t count) {
   }
 }
 
+// Asks memory for what will be read later than the `bytes` at `p`: the same place of the next rows, `next` bytes on, or
+// of the only row, what comes `AHEAD`. Arithmetic would otherwise let memory wait.
+template <int R>
+inline void ask_ahead(const void* p, int64_t bytes, int64_t next) {
+  for (int64_t i = 0; i < bytes; i += LINE) {
+    if (R == 1) __builtin_prefetch((const char*)p + AHEAD + i, 0, ONCE);
+    else __builtin_prefetch((const char*)p + next + i, 0, NEAR);
+  }
+}
+
 // R rows of a matrix times B vectors, which lie `stride` apart: out[r][b]. Sums run in R * B registers, in an order that
-// depends on neither. What the next rows will read is asked for ahead: arithmetic would otherwise let memory wait.
+// depends on neither.
 template <int R, int B, typename Weight>
 inline void dot_rows(const Weight* w, const float* x, int64_t cols, int64_t stride, float (*out)[MAX_ROWS]) {
+  constexpr int U = R == 1 ? 2 : 1;  // so that a line of 16-bit weights is asked for once
   Vector sums[R][B] = {};
-  int64_t c = 0;
-  for (; c + LANES <= cols; c += LANES) {
+  const auto add = [&](int64_t c) {
     Vector inputs[B];
 #pragma GCC unroll 8
     for (int b = 0; b < B; b++) inputs[b] = load(x + b * stride + c);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      __builtin_prefetch(w + (r + R) * cols + c, 0, NEAR);
+      if (R > 1) __builtin_prefetch(w + (r + R) * cols + c, 0, NEAR);
       const Vector weights = load(w + r * cols + c);
 #pragma GCC unroll 8
       for (int b = 0; b < B; b++) sums[r][b] += weights * inputs[b];
     }
+  };
+  int64_t c = 0;
+  for (; c + U * LANES <= cols; c += U * LANES) {
+    if (R == 1) ask_ahead<R>(w + c, U * LANES * sizeof(Weight), 0);
+#pragma GCC unroll 2
+    for (int u = 0; u < U; u++) add(c + u * LANES);
   }
+  for (; c + LANES <= cols; c += LANES) add(c);
   for (int r = 0; r < R; r++)
     for (int b = 0; b < B; b++) {
       float rest = sum(sums[r][b]);
@@ -203,10 +221,10 @@ inline void dot_rows(const int8_t* w, const Float16* scales, const float* x, int
   const int64_t groups = cols / group;
   for (int64_t g = 0; g < groups; g++) {
     Vector parts[R][B] = {};
+    for (int r = 0; r < R; r++) ask_ahead<R>(w + r * cols + g * group, group, R * cols);
     for (int64_t c = g * group; c < (g + 1) * group; c += LANES) {
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) {
-        __builtin_prefetch(w + (r + R) * cols + c, 0, NEAR);
         const Vector weights = load(w + r * cols + c);
 #pragma GCC unroll 4
         for (int b = 0; b < B; b++) parts[r][b] += weights * load(x + b * stride + c);
@@ -231,7 +249,7 @@ inline void dot_rows(const uint8_t* w, const Float16* scales, const float* x, in
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) {
         const uint8_t* place = w + r * (cols / 2) + g * half + c;
-        __builtin_prefetch(place + R * (cols / 2), 0, NEAR);
+        ask_ahead<R>(place, 1, R * (cols / 2));
         Vector low, high;
         load(place, low, high);
 #pragma GCC unroll 4
@@ -298,10 +316,15 @@ int some_rows_of(int batch, const Matrix& m, int64_t row, int64_t left, const fl
   return done;
 }
 
-// As many rows and vectors at once as leave room in the registers (32 of 16 floats, 16 of 8) for what is multiplied.
+// One row after another for one or two vectors, because memory is read fastest from front to back: rows side by side reach four
+// fifths of that. Not for more vectors or numbers of 4 bits, where arithmetic counts, nor for registers of 8 floats,
+// where each addition to the one sum would wait for the last; there it is as many rows and vectors at once as leave room
+// in the registers (32 of 16 floats, 16 of 8) for what is multiplied.
 int some_rows(int batch, const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride,
               float (*out)[MAX_ROWS]) {
   constexpr bool many = LANES == 16;
+  if (batch < 3 && (m.kind == INT8 || (many && m.kind < INT8)))
+    return some_rows_of<1, 4>(batch, m, row, left, x, stride, out);
   if (m.kind < INT8) {
     if (many && batch > 4) return some_rows_of<3, 8>(batch, m, row, left, x, stride, out);
     return many || batch < 4 ? some_rows_of<4, 4>(batch, m, row, left, x, stride, out)
