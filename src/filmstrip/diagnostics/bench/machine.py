@@ -40,25 +40,36 @@ def measure_limits(dtypes: tuple[str, ...] = ("float32",), quiet: float = 0.1) -
 
     Trials beside other work than `quiet` (CPU seconds for each second) do not count, unless there is no other.
     """
-    values = torch.ones(_READ_BYTES // 4)
-    seconds, others = _best(values.sum, quiet)
-    read, flops = _READ_BYTES / seconds, {}
+    read, others = measure_reading(quiet)
+    flops = {}
     for name in dtypes:
-        # A native product of 16-bit matrices takes up to eight times as long where the processor has none.
-        side = _SIDE if name == "float32" else _SIDE // 2
-        matrix = torch.ones(side, side, dtype=getattr(torch, name))
-        seconds, disturbed = _best(partial(torch.mm, matrix, matrix), quiet)
-        flops[name] = 2 * side**3 / seconds
+        flops[name], disturbed = measure_products(name, quiet)
         others = max(others, disturbed)
     return Limits(read, flops, others)
 
 
-def _best(work: Callable[[], object], quiet: float) -> tuple[float, float]:
+def measure_reading(quiet: float, enough: int = _ENOUGH) -> tuple[float, float]:
+    """Bytes read from memory in a second, and what others took meanwhile; the best of `enough` quiet trials."""
+    values = torch.ones(_READ_BYTES // 4)
+    seconds, others = _best(values.sum, quiet, enough)
+    return _READ_BYTES / seconds, others
+
+
+def measure_products(name: str, quiet: float, enough: int = _ENOUGH) -> tuple[float, float]:
+    """FLOP/s of a square product in the dtype `name`, and what others took meanwhile; the best as above."""
+    # A native product of 16-bit matrices takes up to eight times as long where the processor has none.
+    side = _SIDE if name == "float32" else _SIDE // 2
+    matrix = torch.ones(side, side, dtype=getattr(torch, name))
+    seconds, others = _best(partial(torch.mm, matrix, matrix), quiet, enough)
+    return 2 * side**3 / seconds, others
+
+
+def _best(work: Callable[[], object], quiet: float, enough: int = _ENOUGH) -> tuple[float, float]:
     """The least seconds that the work took, and what others took beside the trials that count."""
     trials: list[tuple[float, float]] = []
     for _ in range(_TRIALS):
         trials.append(_trial(work))
-        if sum(others <= quiet for _, others in trials) == _ENOUGH:
+        if sum(others <= quiet for _, others in trials) == enough:
             break
     counted = [trial for trial in trials if trial[1] <= quiet] or trials
     return min(least for least, _ in counted), max(others for _, others in counted)

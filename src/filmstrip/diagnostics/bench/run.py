@@ -12,7 +12,13 @@ import torch
 from filmstrip.checkpoint.read import read_checkpoint
 from filmstrip.config import ModelConfig
 from filmstrip.diagnostics.bench.limits import limit_seconds, work_flops
-from filmstrip.diagnostics.bench.machine import Limits, describe_machine, measure_limits
+from filmstrip.diagnostics.bench.machine import (
+    Limits,
+    describe_machine,
+    measure_limits,
+    measure_products,
+    measure_reading,
+)
 from filmstrip.diagnostics.bench.page_cache import evict
 from filmstrip.diagnostics.bench.peer import LLAMA, OURS, THEIRS, Peer, Sample
 from filmstrip.diagnostics.bench.plan import START_UP, Part, able, choose_peers, plan_product, shortage
@@ -182,15 +188,31 @@ class _Model:
 def _time_row(row: Row, work: Workload, model: _Model, results: Results, free: int | None) -> None:
     """One workload by the peers that hold the model, if there is room for it beside the weights."""
     options, part, config = results.options, model.part, model.config
-    if OURS in model.told:
-        row.limit = limit_seconds(config, work, part.dtype, results.limits, **model.told[OURS])
     kept = {name: said["kept"] for name, said in model.told.items() if able(name, [work])}
     missing = shortage(part, config, work, kept, free)
     if missing:
         row.remarks.append(missing)
         return
     ready = {peer.name: peer.sample for peer in _prepare([one for one in model.peers if one.name in kept], work, row)}
+    before = _limit_now(work, model, results)
     take_in_turn(row, ready, options.rounds, options.quiet)
+    after = _limit_now(work, model, results)
+    row.limit = None if before is None or after is None else min(before, after)
+
+
+def _limit_now(work: Workload, model: _Model, results: Results) -> float | None:
+    """The least seconds that the work could take at this moment: a machine that is shared with others has not the same
+    memory all the time.
+    """
+    if OURS not in model.told or work.kind == "load":
+        return None
+    limits, dtype, quiet = results.limits, model.part.dtype, results.options.quiet
+    if work.kind == "decode":
+        limits = replace(limits, read_bytes=measure_reading(quiet, enough=1)[0])
+    else:
+        names = {"float32", plain_dtype(dtype)}
+        limits = replace(limits, flops={name: measure_products(name, quiet, enough=1)[0] for name in names})
+    return limit_seconds(model.config, work, dtype, limits, **model.told[OURS])
 
 
 def _load_cold(name: str, directory: Path, part: Part, options: Options) -> Sample:
