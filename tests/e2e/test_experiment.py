@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from filmstrip.api import load
+from filmstrip.checkpoint.resolve import resolve
 from filmstrip.config.aggregation import AGGREGATIONS
 from filmstrip.training import evaluate
 from filmstrip.training.experiment.plan import Length, take_apart
@@ -191,6 +192,12 @@ def test_shipped_recipes_begin_with_the_embedded_models_towers(tmp_path: Path, m
     for name, weight in tiny.model.video_tower.state_dict().items():
         assert torch.equal(weight, trained.model.video_tower.state_dict()[name]), name
     assert "already there" in succeed(*call, "--resume").err
+    # As if it had been interrupted before its result was written: it does not go on from other towers.
+    for written in ("class-token/result.json", "results.json"):
+        (tmp_path / "out" / written).unlink()
+    towers = shutil.copytree(resolve("tiny"), tmp_path / "towers")
+    other = run(*call, "--set", f"model.towers={towers}", "--resume")
+    assert other.code == 2 and "the beginning of another recipe's run" in other.err.splitlines()[-1]
 
 
 def test_photographs_are_asked_for_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

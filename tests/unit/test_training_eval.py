@@ -109,6 +109,22 @@ def test_forms_of_question_files(tmp_path: Path) -> None:
     assert questions["#6"].problem == "not an object"
 
 
+def test_questions_with_placeholders_and_without_a_true_answer(tmp_path: Path) -> None:
+    """A flat question may name its media as a conversation does; the last of a conversation may have no answer."""
+    write_media(tmp_path)
+    records = [
+        {"id": "p", "image": "a.png", "question": "<image>\nwhat is this", "answer": "red"},
+        {"id": "q", "image": ["a.png", "b.png"], "question": "<image> what is this", "answer": "red"},
+        {"id": "c", "image": "a.png", "conversations": conversation("<image>\nwhat is this", "red", "how many")},
+    ]
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps(records))
+    marked, uneven, first, last = read_questions(path)
+    assert (marked.question, len(marked.media), marked.problem) == ("what is this", 1, "")
+    assert "placeholder mismatch: 1 in the question, but 2" in uneven.problem
+    assert (first.answer, last.question, last.answer, last.media) == ("red", "how many", "", first.media)
+
+
 def test_ids_are_names_of_files_and_each_is_there_once(tmp_path: Path) -> None:
     """A judge writes `{output_dir}/{id}.json`. An id of the file's own is never given to a repeated one."""
     ids = ["a/b", "v", "v", "v_2", "v", "a_b", "../x", "y" * 300]

@@ -5,11 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
-from filmstrip.training.records import DataError, RawRecord, media_path, parse_record, read_records
+from filmstrip.training.records import DataError, RawRecord, make_turn, media_path, parse_record, read_records
 
 PRED_KEYS = {"Q": "pred", "Q1": "pred1", "Q2": "pred2"}
 """Where a question of Video-ChatGPT's benchmarks stands in its record, and where its judges look for the answer."""
@@ -93,10 +93,12 @@ def _flat(raw: RawRecord, question: Any, answer: Any) -> AskedQuestion:
             raise DataError("the true answer is not one text")
         if not isinstance(options, list | tuple) or len(options) > 26:
             raise DataError("options are a list of up to 26 texts")
-        media = tuple(_media(raw))
+        turn, media = make_turn("user", question), tuple(_media(raw))
+        if turn.media and len(turn.media) != len(media):
+            raise DataError(f"placeholder mismatch: {len(turn.media)} in the question, but {len(media)} media files")
     except DataError as error:
         return AskedQuestion(name, str(question), truth, problem=str(error))
-    return AskedQuestion(name, question.strip(), truth, media, tuple(map(str, options)))
+    return AskedQuestion(name, turn.text, truth, media, tuple(map(str, options)))
 
 
 def _file_name(name: str) -> str:
@@ -113,8 +115,8 @@ def _of_conversation(raw: RawRecord) -> Iterator[AskedQuestion]:
         return
     paths = tuple(path for _, path in record.media)
     spoken = [turn for turn in record.turns if turn.role != "system"]
-    for asked, answered in zip(spoken[::2], spoken[1::2], strict=False):
-        yield AskedQuestion(name, asked.text, answered.text, paths)
+    for asked, answered in zip_longest(spoken[::2], spoken[1::2]):  # the last may be asked without a true answer
+        yield AskedQuestion(name, asked.text, "" if answered is None else answered.text, paths)
 
 
 def _media(raw: RawRecord) -> Iterator[Path]:

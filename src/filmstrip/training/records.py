@@ -104,6 +104,16 @@ def parse_record(raw: RawRecord) -> Record:
     return Record(tuple(turns), tuple((kind, path) for kind in KINDS for path in paths[kind]))
 
 
+def make_turn(role: Role, text: str) -> Turn:
+    """A user's placeholders, wherever they stand, go in front of the words, as in the original's training."""
+    if role != "user":
+        return Turn(role, text)
+    media = [kind for kind in KINDS for _ in range(text.count(PLACEHOLDERS[kind]))]
+    for placeholder in PLACEHOLDERS.values():
+        text = text.replace(placeholder, "")
+    return Turn(role, text.strip(), tuple(media))
+
+
 def media_path(root: Path, name: Any) -> Path:
     """The file `name` below `root`. Raises `DataError` for a name that leads elsewhere, or to nothing."""
     if not isinstance(name, str) or not name:
@@ -153,23 +163,13 @@ def _turns(values: Any) -> list[Turn]:
         role = _ROLES.get(str(value.get("from")))
         if role is None:
             raise DataError(f"a turn is from {str(value.get('from'))[:40]!r}; known: {', '.join(_ROLES)}")
-        turns.append(_turn(role, value["value"]))
+        turns.append(make_turn(role, value["value"]))
     spoken = [turn for turn in turns if turn.role != "system"]
     if spoken and spoken[0].role == "assistant":  # as in LLaVA: an opening line of the assistant's answers nothing
         turns.remove(spoken[0])
     if not any(turn.role == "assistant" and turn.text.strip() for turn in turns):
         raise DataError("there is no answer to learn from")
     return turns
-
-
-def _turn(role: Role, text: str) -> Turn:
-    """A user's placeholders, wherever they stand, go in front of the words, as in the original's training."""
-    if role != "user":
-        return Turn(role, text)
-    media = [kind for kind in KINDS for _ in range(text.count(PLACEHOLDERS[kind]))]
-    for placeholder in PLACEHOLDERS.values():
-        text = text.replace(placeholder, "")
-    return Turn(role, text.strip(), tuple(media))
 
 
 def _read_lines(path: Path, root: Path) -> list[RawRecord]:

@@ -119,7 +119,8 @@ def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Wa
         else:
             _train(variant.towers, "towers", variant.towers_directory, output, watcher)
     place = output / variant.name
-    trained = _train(variant.recipe, variant.name, place, output, watcher)
+    own_towers = variant.towers is not None
+    trained = _train(variant.recipe, variant.name, place, output, watcher, own_towers=own_towers)
     watcher.on_note(f"{variant.name}: asking about {options.clips} clips")
     assistant = load(str(trained.result), device="cpu", quiet=True)
     families = evaluate(assistant.model, assistant.processor, asked_of_all(options.clips, variant.config))
@@ -144,9 +145,14 @@ def _run(variant: Variant, output: Path, options: ExperimentOptions, watcher: Wa
     return result
 
 
-def _train(recipe: Recipe, name: str, place: Path, output: Path, watcher: Watcher) -> RunResult:
-    """One training run, or the rest of one; it finds its tokenizer made. Raises `FilmstripError` for another's."""
-    if (place / RECIPE_FILE).is_file() and _but_places(stored_recipe(place)) != _but_places(recipe):
+def _train(
+    recipe: Recipe, name: str, place: Path, output: Path, watcher: Watcher, *, own_towers: bool = False
+) -> RunResult:
+    """One training run, or the rest of one; it finds its tokenizer made. `own_towers`: the recipe begins with what the
+    experiment trained itself. Raises `FilmstripError` for another's.
+    """
+    told = _but_places if own_towers else recipe_values
+    if (place / RECIPE_FILE).is_file() and told(stored_recipe(place)) != told(recipe):
         raise FilmstripError(f"{place} has the beginning of another recipe's run: give that one, or another --output")
     shutil.copytree(tokenizer_directory(recipe, output), place / "tokenizer", dirs_exist_ok=True)
     return train(recipe, place, resume=True, observer=watcher.observe(name, recipe))
