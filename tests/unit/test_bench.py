@@ -282,7 +282,7 @@ def measured(size: str, dtype: str, workload: str, ours: float, theirs: float, *
 
 def test_targets_are_judged_by_ratio_and_share() -> None:
     decode = Target("decode", "M", "float32", "decode-64", 1.5, 1.8, share=0.8)
-    fast, slow = (measured("M", "float32", "decode-64", 0.1, 0.16, limit=limit) for limit in (0.09, 0.05))
+    fast, slow = (measured("M", "float32", "decode-64", 0.1, 0.16, limits=[limit] * 3) for limit in (0.09, 0.05))
     assert [judge([row], [decode])[0].verdict for row in (fast, slow)] == ["met", "missed"]
     assert judge([fast], [replace(decode, stretch=1.5)])[0].verdict == "stretch met"
     assert judge([fast], [replace(decode, least=1.7)])[0].verdict == "missed"
@@ -312,7 +312,7 @@ MACHINE = {
 
 
 def test_the_page_says_what_was_measured() -> None:
-    row = measured("S", "float32", "decode-64", 0.002, 0.005, limit=0.001)
+    row = measured("S", "float32", "decode-64", 0.002, 0.005, limits=[0.001] * 3)
     row.dropped = {OURS: 1, THEIRS: 2}
     batch = measured("S", "float32", "decode-64x8", 0.004, 0.02)
     few = measured("S", "int8", "vision", 1.0, 2.0)
@@ -361,20 +361,32 @@ def test_a_model_that_cannot_be_had_costs_nothing_of_the_others(
     assert kept == [(0, False), (1, False), (2, False), (2, True)]
 
 
-def test_the_limit_of_a_row_is_what_the_machine_could_do_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Measured before and after its samples; the better counts, and what was measured at the beginning does not."""
+def test_a_sample_stands_beside_what_the_machine_could_do_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured after each that counts; what was measured at the beginning does not count."""
     monkeypatch.setattr(run, "measure_limits", lambda *_: Limits(1e15, {"float32": 1e15}))
     products, reading = iter((1e9, 4e9)), iter((3e9, 2e9))
     monkeypatch.setattr(run, "measure_products", lambda *_, **__: (next(products), 0.0))
     monkeypatch.setattr(run, "measure_reading", lambda *_, **__: (next(reading), 0.0))
     plan = (Part("tiny", "float32", ("vision", "decode-64")),)
-    rows = run_bench(Options(tmp_path, plan, (OURS,), rounds=1, threads=1, quiet=9.0, startup=False)).rows
+    rows = run_bench(Options(tmp_path, plan, (OURS,), rounds=2, threads=1, quiet=9.0, startup=False)).rows
     config = read_checkpoint(checkpoint_for("tiny", "float32", tmp_path)).config
-    best = Limits(3e9, {"float32": 4e9})
-    for row, name in zip(rows, ("vision", "decode-64"), strict=True):
-        assert row.limit == limit_seconds(config, WORKLOADS[name], "float32", best, "float32", "float32")
+    could = {"vision": [Limits(0, {"float32": rate}) for rate in (1e9, 4e9)]}
+    could["decode-64"] = [Limits(rate, {}) for rate in (3e9, 2e9)]
+    for row, (name, limits) in zip(rows, could.items(), strict=True):
+        expected = [limit_seconds(config, WORKLOADS[name], "float32", one, "float32", "float32") for one in limits]
+        assert row.limits == expected
+
+
+def test_the_share_of_the_limit_is_that_of_pairs() -> None:
+    """Also where the machine was faster in one minute than in the next."""
+    limits = iter((1.0, 1.0, 2.0))
+    seconds = iter((2.0, 9.0, 2.0, 4.0))
+    others = iter((0.0, 1.0, 0.0, 0.0))
+    row = Row("S", "float32", "decode")
+    taker = {OURS: lambda: Sample(next(seconds), next(others), 0), THEIRS: lambda: Sample(8.0, 0.0, 0)}
+    take_in_turn(row, taker, 3, 0.1, lambda: next(limits))
+    assert row.limits == [1.0, 1.0, 2.0], "a sample that is dropped has none"
+    assert row.share == 0.5 and Row("S", "float32", "load, cold").share is None
 
 
 def test_a_run_goes_on_where_it_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +402,7 @@ def test_a_run_goes_on_where_it_broke_off(tmp_path: Path, monkeypatch: pytest.Mo
     noted: list[str] = []
     second = run_bench(both, noted.append, earlier=read_earlier(figures, both))
     assert [row.workload for row in second.rows] == [WORKLOADS[name].name for name in ("vision", "prefill")]
-    assert second.rows[0].seconds(OURS) == first.rows[0].seconds(OURS) and second.rows[0].limit == first.rows[0].limit
+    assert second.rows[0].seconds(OURS) == first.rows[0].seconds(OURS) and second.rows[0].limits == first.rows[0].limits
     assert not second.rows[1].failed and second.rows[1].seconds(OURS) != first.rows[1].seconds(OURS)
     assert not any("vision" in what for what in noted)
     assert [sitting.limits.read_bytes for sitting in second.sittings] == [1e9, 2e9]
@@ -402,20 +414,20 @@ def test_rows_are_whole_without_peers_that_could_not_be_asked(tmp_path: Path) ->
     sample, no_room = Sample(1.0, 0.0, 1), "not run: 28.2 GB of weights, 23.9 GB of memory free"
     both = {OURS: [sample], THEIRS: [sample]}
     rows = [
-        Row("tiny", "float32", "vision, 8 frames", 0, None, both),
-        Row("tiny", "float32", "decode at 64", 1, None, both),
-        Row("M", "float32", "decode at 64", 1, None, {**both, LLAMA: [sample]}),
-        Row("7B", "int8", "decode at 64", 1, None, {OURS: [sample]}, failed={THEIRS: no_room, LLAMA: no_room}),
+        Row("tiny", "float32", "vision, 8 frames", 0, [], both),
+        Row("tiny", "float32", "decode at 64", 1, [], both),
+        Row("M", "float32", "decode at 64", 1, [], {**both, LLAMA: [sample]}),
+        Row("7B", "int8", "decode at 64", 1, [], {OURS: [sample]}, failed={THEIRS: no_room, LLAMA: no_room}),
         Row(
             "7B",
             "int4",
             "decode at 64",
             1,
-            None,
+            [],
             {OURS: [sample]},
             failed={THEIRS: "ended by signal 9", LLAMA: no_room},
         ),
-        Row("7B", "int4", "vision, 8 frames", 0, None, {}, failed={OURS: no_room, THEIRS: no_room}),
+        Row("7B", "int4", "vision, 8 frames", 0, [], {}, failed={OURS: no_room, THEIRS: no_room}),
     ]
     options = Options(tmp_path, (), (OURS, THEIRS, LLAMA), rounds=1, threads=1)
     results = Results(machine.describe_machine(), Limits(1e9, {}), options, rows)

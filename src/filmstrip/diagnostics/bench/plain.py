@@ -47,7 +47,7 @@ def _plain_row(row: Row) -> dict[str, Any]:
         "dtype": row.dtype,
         "workload": row.workload,
         "tokens": row.tokens,
-        "limit_seconds": row.limit,
+        "limit_seconds": row.limits,
         "share_of_limit": row.share,
         "ratio": row.ratio(),
         "ratio_spread": [min(ratios), max(ratios)] if ratios else None,
@@ -105,13 +105,12 @@ def _read_sitting(content: dict[str, Any]) -> Sitting:
 
 def _read_row(content: dict[str, Any]) -> Row:
     peers = content["peers"]
-    limit = content["limit_seconds"]
     return Row(
         str(content["size"]),
         str(content["dtype"]),
         str(content["workload"]),
         int(content["tokens"]),
-        None if limit is None else float(limit),
+        [float(limit) for limit in content["limit_seconds"]],
         # What others did beside a sample is not kept: those that it spoilt are not there.
         {
             name: [Sample(float(s), 0.0, int(peer["peak_bytes"])) for s in peer["seconds"]]

@@ -17,8 +17,8 @@ _LEGEND = """\
 Programs run in turn, each in a process of its own, until there are {rounds} samples of each (3 where a round takes
 minutes); the first run of each does not count. Times are medians, in brackets the fastest and the slowest. *Ratio* is
 the other program's median by ours, in brackets the least and the most of the pairs of samples. *Share of limit* is how
-near ours comes to the least time that memory or arithmetic allow, by what they did right before and after the samples
-of the row: on a machine that is shared with others that changes. *Peak* is resident memory, mapped weights included.
+near ours comes to the least time that memory or arithmetic allow, by what they did beside the samples: on a machine
+that is shared with others that changes. *Peak* is resident memory, mapped weights included.
 *Samples* is how many count; one beside which other work took more than {quiet:.0%} of a core is *dropped* and taken
 again, as long as that is not too often.
 

@@ -15,14 +15,16 @@ _LONG, _FEW = 60.0, 3  # seconds of a round from which on so many rounds are eno
 class Row:
     """One workload on one model: every peer's samples, what others' work spoilt, and what the machine allows.
 
-    `tokens` are those that one unit makes. `remarks` are for people; without samples they say why there are none.
+    `tokens` are those that one unit makes, `limits` the least seconds that a unit could take when each of this
+    program's samples had been taken; none where nothing bounds it. `remarks` are for people; without samples they say
+    why there are none.
     """
 
     size: str
     dtype: str
     workload: str
     tokens: int = 0
-    limit: float | None = None
+    limits: list[float] = field(default_factory=list)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -53,18 +55,25 @@ class Row:
 
     @property
     def share(self) -> float | None:
-        """How near this program comes to the least time that the machine allows, at most 1."""
-        ours = self.median(OURS)
-        return None if self.limit is None or not ours else self.limit / ours
+        """How near this program comes to the least time that the machine allows, at most 1: median over its samples."""
+        shares = [limit / own for limit, own in zip(self.limits, self.seconds(OURS), strict=False)]
+        return statistics.median(shares) if shares else None
 
 
-def take_in_turn(row: Row, takers: Mapping[str, Callable[[], Sample]], rounds: int, quiet: float) -> None:
+def take_in_turn(
+    row: Row,
+    takers: Mapping[str, Callable[[], Sample]],
+    rounds: int,
+    quiet: float,
+    limit: Callable[[], float | None] = lambda: None,
+) -> None:
     """One sample of every peer, round after round. A sample beside other work is dropped and counted; twice as many
-    rounds are tried before a row stays short of samples. Rounds that take minutes are fewer.
+    rounds are tried before a row stays short of samples. Rounds that take minutes are fewer. `limit` is asked after
+    each sample of this program that counts: the machine may be shared, and faster in one minute than in another.
     """
     able = dict(takers)
     row.samples = {name: [] for name in able}
-    row.dropped = dict.fromkeys(able, 0)
+    row.dropped, row.limits = dict.fromkeys(able, 0), []
     wanted = rounds
     for _ in range(2 * rounds):
         started = perf_counter()
@@ -82,5 +91,7 @@ def take_in_turn(row: Row, takers: Mapping[str, Callable[[], Sample]], rounds: i
                 row.dropped[name] += 1
             else:
                 row.samples[name].append(sample)
+                least = limit() if name == OURS else None
+                row.limits += [] if least is None else [least]
         if perf_counter() - started > _LONG:
             wanted = min(rounds, _FEW)

@@ -194,10 +194,7 @@ def _time_row(row: Row, work: Workload, model: _Model, results: Results, free: i
         row.remarks.append(missing)
         return
     ready = {peer.name: peer.sample for peer in _prepare([one for one in model.peers if one.name in kept], work, row)}
-    before = _limit_now(work, model, results)
-    take_in_turn(row, ready, options.rounds, options.quiet)
-    after = _limit_now(work, model, results)
-    row.limit = None if before is None or after is None else min(before, after)
+    take_in_turn(row, ready, options.rounds, options.quiet, partial(_limit_now, work, model, results))
 
 
 def _limit_now(work: Workload, model: _Model, results: Results) -> float | None:
