@@ -62,6 +62,20 @@ def test_a_tensor_may_begin_anywhere(tmp_path: Path) -> None:
         assert reader.read("c").shape == (0, 3)
 
 
+def test_tensors_of_a_file_are_independent(tmp_path: Path) -> None:
+    """Writing to one neither counts as writing to another, nor does it reach the file; each is as large as it looks."""
+    save_file({"a": torch.ones(4, 4), "b": torch.ones(4)}, tmp_path / "model.safetensors")
+    reader = TensorReader(open_tensors(tmp_path))
+    a, b = (torch.nn.Parameter(reader.read(name)) for name in "ab")
+    loss = (torch.ones(4, requires_grad=True) @ a).sum()
+    with torch.no_grad():
+        b.add_(1)
+    loss.backward()
+    assert (a._version, b._version) == (0, 1)
+    assert [tensor.untyped_storage().nbytes() for tensor in (a, b)] == [64, 16]
+    assert torch.equal(TensorReader(open_tensors(tmp_path)).read("b"), torch.ones(4))
+
+
 def test_opening_tensors_reads_nothing(tmp_path: Path) -> None:
     """A checkpoint on a disk is there at once; its values are read when they are needed."""
     path = tmp_path / "model.safetensors"

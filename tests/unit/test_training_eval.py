@@ -115,14 +115,21 @@ def test_questions_with_placeholders_and_without_a_true_answer(tmp_path: Path) -
     records = [
         {"id": "p", "image": "a.png", "question": "<image>\nwhat is this", "answer": "red"},
         {"id": "q", "image": ["a.png", "b.png"], "question": "<image> what is this", "answer": "red"},
+        {"id": "k", "video": "clip.mp4", "question": "<image> what is this", "answer": "red"},
+        {"id": "e", "image": "a.png", "question": "<image>", "answer": "red"},
         {"id": "c", "image": "a.png", "conversations": conversation("<image>\nwhat is this", "red", "how many")},
+        {"id": "a", "conversations": conversation("what")},
+        {"id": "o", "conversations": [*conversation("one more", "this"), {"from": "gpt", "value": "and that"}]},
     ]
     path = tmp_path / "questions.json"
     path.write_text(json.dumps(records))
-    marked, uneven, first, last = read_questions(path)
+    marked, uneven, other, empty, first, last, alone, opening = read_questions(path)
     assert (marked.question, len(marked.media), marked.problem) == ("what is this", 1, "")
-    assert "placeholder mismatch: 1 in the question, but 2" in uneven.problem
+    assert "placeholder mismatch" in uneven.problem and "placeholder mismatch" in other.problem
+    assert empty.problem == "there is no question"
     assert (first.answer, last.question, last.answer, last.media) == ("red", "how many", "", first.media)
+    assert (alone.question, alone.answer, alone.problem) == ("what", "", "")
+    assert (opening.question, opening.answer) == ("one more", "this"), "what the assistant adds is not a question"
 
 
 def test_ids_are_names_of_files_and_each_is_there_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from filmstrip.checkpoint.header import DTYPES, MAX_TENSORS, TensorInfo, read_he
 from filmstrip.checkpoint.json_file import read_json
 from filmstrip.checkpoint.pickled import load_pickled, read_pickled_header
 from filmstrip.errors import CheckpointError
-from filmstrip.shapes import Tensor, UInt8
+from filmstrip.shapes import Tensor
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -107,15 +108,23 @@ def _map(path: Path) -> Callable[[TensorInfo], Tensor]:
     for a value: two thirds of the time that the first load of a 7B took.
     """
     if path.suffix == ".safetensors":
-        return partial(_view, torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8))
+        with path.open("rb") as file:
+            return partial(_view, mmap(file.fileno(), 0, access=ACCESS_COPY))
     tensors = load_pickled(path)
     return lambda info: tensors[info.name]
 
 
-def _view(file: UInt8[Tensor, "bytes"], info: TensorInfo) -> Tensor:
-    """A tensor's place in its file; a copy where it does not begin on a multiple of its elements' size."""
-    dtype, raw = DTYPES[info.dtype], file[info.begin : info.end]
-    return (raw.clone() if info.begin % dtype.itemsize else raw).view(dtype).view(info.shape)
+def _view(file: mmap, info: TensorInfo) -> Tensor:
+    """A tensor's place in its file, with a storage and a version of its own; a copy where it does not begin on a
+    multiple of its elements' size.
+    """
+    dtype = DTYPES[info.dtype]
+    if not info.numel:
+        return torch.empty(info.shape, dtype=dtype)
+    if info.begin % dtype.itemsize:
+        raw = torch.frombuffer(file, dtype=torch.uint8, count=info.end - info.begin, offset=info.begin)
+        return raw.clone().view(dtype).view(info.shape)
+    return torch.frombuffer(file, dtype=dtype, count=info.numel, offset=info.begin).view(info.shape)
 
 
 def _unreadable(info: TensorInfo, error: Exception) -> CheckpointError:

@@ -316,10 +316,11 @@ int some_rows_of(int batch, const Matrix& m, int64_t row, int64_t left, const fl
   return done;
 }
 
-// One row after another for one or two vectors, because memory is read fastest from front to back: rows side by side reach four
-// fifths of that. Not for more vectors or numbers of 4 bits, where arithmetic counts, nor for registers of 8 floats,
-// where each addition to the one sum would wait for the last; there it is as many rows and vectors at once as leave room
-// in the registers (32 of 16 floats, 16 of 8) for what is multiplied.
+// One row after another for one or two vectors, because memory is read fastest from front to back: rows side by side
+// reach four fifths of that. Not for more vectors or numbers of 4 bits, where arithmetic counts, nor for floats in
+// registers of 8, where each addition to the one sum would wait for the last (whole numbers have a sum for each group);
+// there it is as many rows and vectors at once as leave room in the registers (32 of 16 floats, 16 of 8) for what is
+// multiplied.
 int some_rows(int batch, const Matrix& m, int64_t row, int64_t left, const float* x, int64_t stride,
               float (*out)[MAX_ROWS]) {
   constexpr bool many = LANES == 16;

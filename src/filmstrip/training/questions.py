@@ -94,11 +94,14 @@ def _flat(raw: RawRecord, question: Any, answer: Any) -> AskedQuestion:
         if not isinstance(options, list | tuple) or len(options) > 26:
             raise DataError("options are a list of up to 26 texts")
         turn, media = make_turn("user", question), tuple(_media(raw))
-        if turn.media and len(turn.media) != len(media):
-            raise DataError(f"placeholder mismatch: {len(turn.media)} in the question, but {len(media)} media files")
+        if not turn.text:
+            raise DataError("there is no question")
+        kinds = Counter("image" if key == "image" else "video" for key, _ in media)
+        if turn.media and Counter(turn.media) != kinds:
+            raise DataError("placeholder mismatch: those in the question are not the media of the record")
     except DataError as error:
         return AskedQuestion(name, str(question), truth, problem=str(error))
-    return AskedQuestion(name, turn.text, truth, media, tuple(map(str, options)))
+    return AskedQuestion(name, turn.text, truth, tuple(path for _, path in media), tuple(map(str, options)))
 
 
 def _file_name(name: str) -> str:
@@ -107,25 +110,29 @@ def _file_name(name: str) -> str:
 
 
 def _of_conversation(raw: RawRecord) -> Iterator[AskedQuestion]:
+    """Each of the user's turns, with the assistant's next one as its true answer, if there is one."""
     name = _file_name(raw.name)
     try:
-        record = parse_record(raw)
+        record = parse_record(raw, needs_answer=False)
     except DataError as error:
         yield AskedQuestion(name, "", "", problem=str(error))
         return
     paths = tuple(path for _, path in record.media)
     spoken = [turn for turn in record.turns if turn.role != "system"]
-    for asked, answered in zip_longest(spoken[::2], spoken[1::2]):  # the last may be asked without a true answer
-        yield AskedQuestion(name, asked.text, "" if answered is None else answered.text, paths)
+    for turn, following in zip_longest(spoken, spoken[1:]):
+        if turn.role == "user" and turn.text:
+            truth = following.text if following is not None and following.role == "assistant" else ""
+            yield AskedQuestion(name, turn.text, truth, paths)
 
 
-def _media(raw: RawRecord) -> Iterator[Path]:
+def _media(raw: RawRecord) -> Iterator[tuple[str, Path]]:
+    """The key of the record under which a file is named, and the file."""
     for key in ("image", "video", "video_name"):
         named: Any = raw.values.get(key)
         if named is None or named == "":
             continue
         for name in named if isinstance(named, list) else [named]:
-            yield _find(raw.root, name) if key == "video_name" else media_path(raw.root, name)
+            yield key, _find(raw.root, name) if key == "video_name" else media_path(raw.root, name)
 
 
 def _find(root: Path, name: Any) -> Path:

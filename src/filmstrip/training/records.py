@@ -86,14 +86,16 @@ def read_records(files: Sequence[str | Path], media_root: str | Path | None = No
     return records
 
 
-def parse_record(raw: RawRecord) -> Record:
-    """Check a record. Raises `DataError` with the reason when it cannot be used."""
+def parse_record(raw: RawRecord, *, needs_answer: bool = True) -> Record:
+    """Check a record. Raises `DataError` with the reason when it cannot be used; to learn from it `needs_answer`."""
     if raw.fault:
         raise DataError(raw.fault)
     if not isinstance(raw.values, dict):
         raise DataError("not an object")
     paths = {kind: _paths(raw, kind) for kind in KINDS}
     turns = _turns(raw.values.get("conversations"))
+    if needs_answer and not any(turn.role == "assistant" and turn.text.strip() for turn in turns):
+        raise DataError("there is no answer to learn from")
     for kind in KINDS:
         placeholders = sum(turn.media.count(kind) for turn in turns)
         if placeholders != len(paths[kind]):
@@ -167,8 +169,6 @@ def _turns(values: Any) -> list[Turn]:
     spoken = [turn for turn in turns if turn.role != "system"]
     if spoken and spoken[0].role == "assistant":  # as in LLaVA: an opening line of the assistant's answers nothing
         turns.remove(spoken[0])
-    if not any(turn.role == "assistant" and turn.text.strip() for turn in turns):
-        raise DataError("there is no answer to learn from")
     return turns
 
 

@@ -55,7 +55,7 @@ class Row:
 
     @property
     def share(self) -> float | None:
-        """How near this program comes to the least time that the machine allows, at most 1: median over its samples."""
+        """How near this program comes to the least time that the machine allows: the median over its samples."""
         shares = [limit / own for limit, own in zip(self.limits, self.seconds(OURS), strict=False)]
         return statistics.median(shares) if shares else None
 
