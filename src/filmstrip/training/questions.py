@@ -9,7 +9,16 @@ from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
-from filmstrip.training.records import DataError, RawRecord, make_turn, media_path, parse_record, read_records
+from filmstrip.config import MediaKind
+from filmstrip.training.records import (
+    DataError,
+    RawRecord,
+    make_turn,
+    media_path,
+    parse_record,
+    read_records,
+    require_placeholders,
+)
 
 PRED_KEYS = {"Q": "pred", "Q1": "pred1", "Q2": "pred2"}
 """Where a question of Video-ChatGPT's benchmarks stands in its record, and where its judges look for the answer."""
@@ -87,18 +96,16 @@ def _flat(raw: RawRecord, question: Any, answer: Any) -> AskedQuestion:
     truth = "" if answer is None else str(answer)
     options = raw.values.get("options") or ()
     try:
-        if not isinstance(question, str) or not question.strip():
+        turn = make_turn("user", question if isinstance(question, str) else "")
+        if not turn.text:
             raise DataError("there is no question")
         if isinstance(answer, list | dict):
             raise DataError("the true answer is not one text")
         if not isinstance(options, list | tuple) or len(options) > 26:
             raise DataError("options are a list of up to 26 texts")
-        turn, media = make_turn("user", question), tuple(_media(raw))
-        if not turn.text:
-            raise DataError("there is no question")
-        kinds = Counter("image" if key == "image" else "video" for key, _ in media)
-        if turn.media and Counter(turn.media) != kinds:
-            raise DataError("placeholder mismatch: those in the question are not the media of the record")
+        media = tuple(_media(raw))
+        if turn.media:  # they may be left out where there is one question alone
+            require_placeholders(turn.media, media)
     except DataError as error:
         return AskedQuestion(name, str(question), truth, problem=str(error))
     return AskedQuestion(name, turn.text, truth, tuple(path for _, path in media), tuple(map(str, options)))
@@ -125,14 +132,14 @@ def _of_conversation(raw: RawRecord) -> Iterator[AskedQuestion]:
             yield AskedQuestion(name, turn.text, truth, paths)
 
 
-def _media(raw: RawRecord) -> Iterator[tuple[str, Path]]:
-    """The key of the record under which a file is named, and the file."""
+def _media(raw: RawRecord) -> Iterator[tuple[MediaKind, Path]]:
     for key in ("image", "video", "video_name"):
         named: Any = raw.values.get(key)
         if named is None or named == "":
             continue
         for name in named if isinstance(named, list) else [named]:
-            yield key, _find(raw.root, name) if key == "video_name" else media_path(raw.root, name)
+            path = _find(raw.root, name) if key == "video_name" else media_path(raw.root, name)
+            yield "image" if key == "image" else "video", path
 
 
 def _find(root: Path, name: Any) -> Path:

@@ -96,14 +96,20 @@ def parse_record(raw: RawRecord, *, needs_answer: bool = True) -> Record:
     turns = _turns(raw.values.get("conversations"))
     if needs_answer and not any(turn.role == "assistant" and turn.text.strip() for turn in turns):
         raise DataError("there is no answer to learn from")
+    media = tuple((kind, path) for kind in KINDS for path in paths[kind])
+    require_placeholders([kind for turn in turns for kind in turn.media], media)
+    return Record(tuple(turns), media)
+
+
+def require_placeholders(placeholders: Sequence[MediaKind], media: Sequence[tuple[MediaKind, Path]]) -> None:
+    """Raise `DataError` unless there is one placeholder for each file, by kind."""
+    files = [kind for kind, _ in media]
     for kind in KINDS:
-        placeholders = sum(turn.media.count(kind) for turn in turns)
-        if placeholders != len(paths[kind]):
+        marked, named = placeholders.count(kind), files.count(kind)
+        if marked != named:
             raise DataError(
-                f"placeholder mismatch: {placeholders} {PLACEHOLDERS[kind]} in the text, but {len(paths[kind])} {kind} "
-                "files"
+                f"placeholder mismatch: {marked} {PLACEHOLDERS[kind]} in the text, but {named} {kind} files"
             )
-    return Record(tuple(turns), tuple((kind, path) for kind in KINDS for path in paths[kind]))
 
 
 def make_turn(role: Role, text: str) -> Turn:

@@ -91,7 +91,7 @@ def take_in_turn(
                 row.dropped[name] += 1
             else:
                 row.samples[name].append(sample)
-                least = limit() if name == OURS else None
-                row.limits += [] if least is None else [least]
+                if name == OURS and (least := limit()) is not None:
+                    row.limits.append(least)
         if perf_counter() - started > _LONG:
             wanted = min(rounds, _FEW)
